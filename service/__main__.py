@@ -1,0 +1,7 @@
+"""`python -m service` is `alertwell`."""
+
+from __future__ import annotations
+
+from service.cli.main import main
+
+main()

@@ -1,0 +1,294 @@
+"""The composition root: opens everything in one stack, runs the root tasks, stops in reverse.
+
+Nothing else constructs a collaborator: every other module takes what it works with as arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from types import FrameType
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+
+from service import clouds, errors, log, settings
+from service.auth import modes, sealing, tokens
+from service.ingest import ownership, plan, reading, retention, scheduler, sequencer, worker
+from service.metrics import Metrics
+from service.sources import registry
+from service.store import feed, pool, schema
+from service.store.embedded import Cluster
+from service.transport import budget, client, pace
+from service.web import probes, server
+
+VERSION = version("alertwell")
+_TICK = 1.0
+_RETENTION_EVERY = 3600.0
+_GAUGES_EVERY = 15.0
+_FLUSH_EVERY = 10.0
+_STANDSTILL = 30.0
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """A running collector: what demo and the probes look at."""
+
+    replica_id: UUID
+    metrics: Metrics
+    port: int
+    failed: asyncio.Future[None]
+    """Ends with an exception when a root task dies: then the process should end too."""
+
+
+def endpoints(config: settings.Settings) -> clouds.Endpoints:
+    """Hosts and audiences, with what the settings put in their place."""
+    named = {"authority": config.authority_url, "siem": config.siem_url}
+    overrides = {key: url for key, url in named.items() if url is not None}
+    return clouds.Endpoints(overrides, config.siem_resource)
+
+
+def shared_app(config: settings.Settings) -> modes.SharedApp | None:
+    """The multi-tenant app, where the settings name one."""
+    if config.client_id is None or config.client_secret is None:
+        return None
+    return modes.SharedApp(
+        config.client_id, config.client_secret_file or config.client_secret.get_secret_value()
+    )
+
+
+@asynccontextmanager
+async def database_of(config: settings.Settings, *, embedded: bool) -> AsyncIterator[str]:
+    """The DSN to work on; an embedded database is started, and brought to the newest schema, for as long as it is used."""
+    if config.dsn is not None:
+        yield config.dsn
+    elif embedded:
+        async with Cluster(config.data_dir / "postgres") as cluster:
+            await schema.migrate(cluster.dsn)
+            yield cluster.dsn
+    else:
+        raise errors.BadSetting(
+            "ALERTWELL_DATABASE_URL is not set: expected postgresql://user@host/database, or start with --embedded "
+            "(in a container, embedded data die with it)"
+        )
+
+
+@asynccontextmanager
+async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collector]:
+    """A whole replica, running as long as the context lasts. Its end is graceful: no new polls, those under way get
+    SHUTDOWN_GRACE, what they moved is written, leases are given back.
+    """
+    measured = Metrics(VERSION)
+    replica_id = uuid4()
+    ttl = config.lease_ttl.total_seconds()
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(
+            pool.open_database(dsn, size=config.database_pool_size, patient=True)
+        )
+        await schema.check(database)
+        measured.database_up.set(1)
+
+        session = await stack.enter_async_context(
+            client.open_session(config.ca_file, connections=config.max_concurrent_polls)
+        )
+        hosts = endpoints(config)
+        sealer = sealing.Sealer.from_file(config.sealing_keys_file) if config.sealing_keys_file else None
+        restored = asyncio.Event()
+        provider = tokens.Tokens(
+            hosts,
+            session,
+            shared=shared_app(config),
+            sealer=sealer,
+            ca_file=config.ca_file,
+            siem_form=config.siem_token,
+            roles={source.service: source.roles for source in registry.SOURCES.values()},
+            observe=lambda _service, outcome, _seconds: measured.tokens.labels(outcome).inc(),
+            on_restored=restored.set,
+        )
+        stack.push_async_callback(provider.close)
+        in_flight = budget.ByteBudget(config.max_bytes_in_flight, config.max_body_bytes)
+        quotas = {
+            source.service: (pace.Quota(source.quota, 60.0),)
+            for source in registry.SOURCES.values()
+            if source.quota is not None
+        }
+        sender = client.Client(
+            session,
+            provider,
+            hosts,
+            in_flight,
+            paces=pace.Pace(quotas),
+            timeout=config.request_timeout.total_seconds(),
+            observe=lambda service, status, seconds, size: measured.service(service).request(
+                status, seconds, size
+            ),
+        )
+        desk = reading.Desk(
+            sender=sender,
+            database=database,
+            sources=registry.SOURCES,
+            rules=plan.Rules(config.poll_interval, config.live_span, config.overlap),
+            clock=reading.Clock(),
+            metrics=measured,
+        )
+        polls = worker.Worker(
+            desk, replica_id, slots=config.max_concurrent_polls, budget=config.poll_budget.total_seconds()
+        )
+
+        def forget(tenant_id: UUID) -> None:
+            provider.forget(tenant_id)
+            sender.forget(tenant_id)
+
+        owner = ownership.Ownership(
+            database,
+            polls,
+            measured,
+            replica_id=replica_id,
+            host=socket.gethostname(),
+            version=VERSION,
+            ttl=ttl,
+            forget=forget,
+        )
+        # from here on, what was started has to end in peace
+        stack.push_async_callback(_quietly, owner.resign)
+        stack.push_async_callback(_quietly, partial(polls.flush, everything=True))
+        stack.push_async_callback(polls.stop, config.shutdown_grace.total_seconds())
+
+        clock = scheduler.Scheduler()
+
+        async def tick() -> None:
+            if restored.is_set():
+                restored.clear()
+                polls.wake(["needs_attention"])
+            polls.start_due()
+            await owner.look()
+
+        async def gauges() -> None:
+            polls.show()
+            measured.bytes_in_flight.set(config.max_bytes_in_flight - in_flight.free)
+            measured.database_up.set(0)
+            behind = await feed.backlog(database)
+            measured.database_up.set(1)
+            measured.feed_unnumbered.set(behind.unnumbered)
+            measured.feed_oldest_unnumbered_seconds.set(behind.oldest_seconds)
+
+        keep = retention.Keep(
+            config.retention, config.retention_changes, config.retention_polls, config.retention_rejects
+        )
+        clock.every(ttl / 4, owner.round, name="ownership")
+        clock.every(_TICK, tick, name="tick")
+        clock.every(_FLUSH_EVERY, polls.flush, name="progress")
+        clock.every(_GAUGES_EVERY, gauges, name="gauges")
+        clock.every(_RETENTION_EVERY, partial(retention.prune, database, keep), name="retention")
+
+        def live() -> list[probes.Check]:
+            return [probes.fresh("scheduler", time.monotonic() - clock.ticked_at, _STANDSTILL)]
+
+        def ready() -> list[probes.Check]:
+            age = time.monotonic() - owner.heartbeat_at if owner.heartbeat_at else None
+            return [probes.fresh("heartbeat in the database", age, ttl)]
+
+        web = await stack.enter_async_context(
+            server.Server(config.http_host, config.http_port, probes.Probes(live, ready), measured)
+        )
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await stack.enter_async_context(_root_task("sequencer", sequencer.run(database), failed))
+        await stack.enter_async_context(clock)
+        _log.info("collecting", replica=str(replica_id), version=VERSION)
+        yield Collector(replica_id, measured, web.port, failed)
+        _log.info("stopping")
+
+
+@asynccontextmanager
+async def _root_task(
+    name: str, work: Coroutine[Any, Any, None], failed: asyncio.Future[None]
+) -> AsyncIterator[None]:
+    """A task that lives as long as the process: if it ends by itself, so does the process."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and not failed.done():
+            cause = task.exception()
+            _log.error("root_task_ended", task=name, exc_info=cause)
+            failed.set_exception(cause or RuntimeError(f"{name} ended by itself"))
+
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(ended)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        failed.cancel()
+
+
+async def _quietly(call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Part of a stop: the database may be gone, and then the leases run out by themselves."""
+    try:
+        await asyncio.wait_for(call(), 10)
+    except (errors.AlertwellError, TimeoutError) as error:
+        _log.warning("stopping_without", error=str(error))
+
+
+def run(config: settings.Settings, *, embedded: bool = False) -> int:
+    """The daemon: until SIGTERM or SIGINT, which end it in peace; the second one ends it at once. The exit code comes back."""
+    log.configure(config.log_level, config.log_format)
+    for line in settings.unknown():
+        _log.warning("unknown_setting", problem=line)
+    return run_until_signalled(lambda stop: _serve(config, stop, embedded=embedded))
+
+
+async def _serve(config: settings.Settings, stop: asyncio.Event, *, embedded: bool) -> int:
+    async with database_of(config, embedded=embedded) as dsn:
+        opening = asyncio.ensure_future(stop.wait())
+        async with AsyncExitStack() as stack:
+            entering = asyncio.ensure_future(stack.enter_async_context(collector(config, dsn)))
+            await asyncio.wait({entering, opening}, return_when=asyncio.FIRST_COMPLETED)
+            if not entering.done():  # signalled while it waits for the database
+                entering.cancel()
+                await asyncio.gather(entering, return_exceptions=True)
+                return 0
+            running = entering.result()
+            watched: set[asyncio.Future[Any]] = {opening, running.failed}
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            broken = running.failed.done()
+        opening.cancel()
+    return 1 if broken else 0
+
+
+def run_until_signalled(main: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
+    """Run `main` on uvloop where there is one. The first SIGTERM or SIGINT sets its event, the second ends the process."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        loop = runner.get_loop()
+        log.install_loop_handler(loop)
+        stop = asyncio.Event()
+
+        def signalled(number: int, _frame: FrameType | None) -> None:
+            if stop.is_set():
+                # a thread inside Entra's answer would hold up any gentler end
+                os._exit(128 + number)
+            loop.call_soon_threadsafe(stop.set)
+
+        before = {number: signal.signal(number, signalled) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            return runner.run(main(stop))
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not on this platform
+        return None
+    return uvloop.new_event_loop

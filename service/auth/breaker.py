@@ -1,0 +1,81 @@
+"""One probe in place of thousands of requests while Entra refuses a credential that many tenants share.
+
+Entra blocks what hammers it with a wrong secret. So the first refusal opens the breaker: until its time has passed every call is
+refused here, without a request. Then one call goes through as the probe, the others of that moment wait for its outcome.
+A changed secret is another credential, with a breaker of its own, which is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from service import errors
+
+FIRST_PAUSE: Final = 60.0
+LONGEST_PAUSE: Final = 3600.0
+"""Seconds: the pause doubles from the first to the longest with each probe that is refused."""
+
+
+class Breaker:
+    """Of one credential in one version."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._refusal: errors.CredentialRefused | None = None
+        self._pause = FIRST_PAUSE
+        self._until = 0.0
+        self._probe: asyncio.Future[None] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last that Entra said of this credential was a refusal."""
+        return self._refusal is not None
+
+    @asynccontextmanager
+    async def guard(self) -> AsyncIterator[None]:
+        """Around one request. Raises errors.CredentialRefused, with the rest of the pause as `retry_after`, while open."""
+        probe = await self._admit()
+        try:
+            yield
+        except errors.CredentialRefused as refusal:
+            # What was under way when another call opened the breaker says nothing new.
+            if probe is not None or self._refusal is None:
+                self._open(refusal)
+            refusal.retry_after = self._left()
+            raise
+        else:
+            self._refusal = None
+            self._pause = FIRST_PAUSE
+        finally:
+            # A probe that ended without an answer leaves the breaker as it is: the next call is the next probe.
+            if probe is not None:
+                self._probe = None
+                probe.set_result(None)
+
+    async def _admit(self) -> asyncio.Future[None] | None:
+        while self._refusal is not None:
+            if self._clock() < self._until:
+                raise errors.CredentialRefused(
+                    str(self._refusal),
+                    code=self._refusal.code,
+                    status=self._refusal.status,
+                    retry_after=self._left(),
+                )
+            if self._probe is None:
+                self._probe = asyncio.get_running_loop().create_future()
+                return self._probe
+            await asyncio.wait({self._probe})
+        return None
+
+    def _open(self, refusal: errors.CredentialRefused) -> None:
+        if self._refusal is not None:
+            self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        self._refusal = refusal
+        self._until = self._clock() + self._pause
+
+    def _left(self) -> float:
+        return max(self._until - self._clock(), 1.0)

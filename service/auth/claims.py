@@ -1,0 +1,76 @@
+"""Looking into an access token, for diagnosis and as a guard between tenants. Pure; no signature is checked.
+
+Tokens are opaque for clients by contract: one that cannot be read is used as it is and the API decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+from uuid import UUID
+
+import jwt
+
+from service import errors
+
+LONGEST: Final = 32 * 1024
+"""Characters; a token travels in a header, and servers take 8 to 32 KiB of those."""
+
+_BEARER: Final = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
+_GUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def usable(token: object) -> bool:
+    """Whether this can travel in a header as a bearer token (RFC 6750's characters, a sane length)."""
+    return isinstance(token, str) and len(token) <= LONGEST and _BEARER.fullmatch(token) is not None
+
+
+def check(token: str, *, tenant_id: UUID, audience: str, roles: Iterable[str] = ()) -> None:
+    """Raise errors.Attention where a readable token is for another tenant or API, or lacks every one of `roles`.
+
+    `roles` are alternatives (Alert.Read.All or Alert.ReadWrite.All); none means that the API has no roles.
+    """
+    claims = _claims(token)
+    if claims is None:
+        return
+    tid = claims.get("tid")
+    if tid is not None and (not isinstance(tid, str) or tid.lower() != str(tenant_id)):
+        raise errors.Attention(
+            "Entra gave a token of another tenant; it is not used. Check the tenant id and AUTHORITY_URL",
+            code="wrong_tenant",
+        )
+    if not _fits(claims.get("aud"), audience):
+        raise errors.Attention(
+            f"Entra gave a token for another API than {audience}; it is not used. Check the resource in the settings",
+            code="wrong_audience",
+        )
+    wanted = tuple(roles)
+    if not wanted:
+        return
+    granted = claims.get("roles")
+    if not isinstance(granted, list) or not any(role in granted for role in wanted):
+        raise errors.Attention(
+            f"the app has no role {' or '.join(wanted)} in that tenant; an admin of the customer has to consent to it",
+            code="role_missing",
+        )
+
+
+def _claims(token: str) -> dict[str, Any] | None:
+    try:
+        claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    except (jwt.InvalidTokenError, ValueError, RecursionError):
+        return None
+    return claims
+
+
+def _fits(aud: object, audience: str) -> bool:
+    # v1 tokens name the resource as asked for, v2 tokens the API's own id, a GUID that no document lists for all clouds.
+    if aud is None:
+        return True
+    named = aud if isinstance(aud, list) else [aud]
+    return any(
+        isinstance(one, str)
+        and (_GUID.fullmatch(one) or one.rstrip("/").lower() == audience.rstrip("/").lower())
+        for one in named
+    )

@@ -1,0 +1,97 @@
+"""Secrets at rest: sealed with Fernet keys of a file, newest first, so that keys can be changed without a stop.
+
+Also the one reader of secret files. What is wrong with a file is said by name, never with its contents.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Self
+
+from cryptography import fernet
+
+from service import errors
+
+LARGEST_FILE: Final = 64 * 1024
+"""Bytes; a secret, a key list or a PEM bundle is far smaller, a wrong path (a disk, a log) is not."""
+
+
+class Sealer:
+    """Seals with the newest key, opens with any of them."""
+
+    def __init__(self, keys: list[str]) -> None:
+        """Keys as `generate_key` makes them, newest first. Raises ValueError where one is no key, naming its position only."""
+        if not keys:
+            raise ValueError("no key")
+        opened = []
+        for number, key in enumerate(keys, start=1):
+            try:
+                opened.append(fernet.Fernet(key))
+            except ValueError:
+                raise ValueError(f"key {number} is not a key") from None
+        self._keys = fernet.MultiFernet(opened)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Read one key a line; empty lines and `#` comments are skipped. The file should be readable by its owner alone (0600).
+
+        Raises errors.BadSetting naming the file and the number of the line.
+        """
+        keys = []
+        for number, line in enumerate(read_secret_file(path).splitlines(), start=1):
+            key = line.partition("#")[0].strip()
+            if not key:
+                continue
+            try:
+                cls([key])
+            except ValueError:
+                raise errors.BadSetting(
+                    f"{path}: line {number} is not a sealing key (44 characters, as `generate_key` makes them)"
+                ) from None
+            keys.append(key)
+        if not keys:
+            raise errors.BadSetting(f"{path}: holds no sealing key; it needs one a line, newest first")
+        return cls(keys)
+
+    def seal(self, plaintext: str) -> bytes:
+        """The secret as it may be stored."""
+        return self._keys.encrypt(plaintext.encode())
+
+    def unseal(self, sealed: bytes) -> str:
+        """The secret again. Raises errors.BadSetting where no key of the file opens it."""
+        try:
+            return self._keys.decrypt(sealed).decode()
+        except (fernet.InvalidToken, UnicodeDecodeError):
+            pass
+        raise errors.BadSetting(
+            "a stored secret was sealed with a key that ALERTWELL_SEALING_KEYS_FILE does not hold"
+        )
+
+
+def generate_key() -> str:
+    """A new key, 32 random bytes in URL-safe base64: one line of the keys file."""
+    return fernet.Fernet.generate_key().decode()
+
+
+def read_secret_file(path: Path) -> str:
+    """The file's text without the one line end that editors and `echo` put there.
+
+    Raises errors.BadSetting where it is missing, empty, unreadable, not text, or over 64 KiB.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise errors.BadSetting(f"{path}: cannot be read ({error.strerror or 'unreadable'})") from None
+    if len(content) > LARGEST_FILE:
+        raise errors.BadSetting(f"{path}: over {LARGEST_FILE} bytes, so it is not a secret")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = None
+    if text is None or "\0" in text:
+        raise errors.BadSetting(f"{path}: not a text in UTF-8")
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text.strip():
+        raise errors.BadSetting(f"{path}: is empty")
+    return text

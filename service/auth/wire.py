@@ -1,0 +1,167 @@
+"""The HTTP session that MSAL speaks through: one host, a deadline for the whole call, no redirects, no retries, no cookies.
+
+MSAL's own session has no time-out, follows redirects with the secret in the body, obeys any Retry-After inside the call, and
+logs answers that are not JSON. Here every answer that is no success becomes an error of ours before MSAL sees it, which
+also keeps MSAL's memory of a 400 (60 s, beyond a consent that was given meanwhile) out of the way.
+"""
+
+from __future__ import annotations
+
+import http.cookiejar
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import requests
+import requests.adapters
+import urllib3
+
+from service import errors
+from service.auth import replies
+
+_CHUNK: Final = 16 * 1024
+_CONNECT: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What MSAL needs of a response; its interface is documented in msal.oauth2cli.http."""
+
+    status_code: int
+    text: str
+    headers: Mapping[str, str]
+
+    def raise_for_status(self) -> None:
+        """Every reply that gets here is a success."""
+
+
+class Wire:
+    """MSAL's `http_client`, shared by all app objects; each call runs inside `call`, in its own thread."""
+
+    def __init__(self, ca_file: Path | None, connections: int) -> None:
+        """Trusts `ca_file`, or else what the system trusts. Raises errors.BadSetting where the file holds no certificates."""
+        try:
+            context = ssl.create_default_context(cafile=ca_file)
+        except (OSError, ValueError):
+            raise errors.BadSetting(
+                f"ALERTWELL_CA_FILE: {ca_file} cannot be read as certificates in PEM form"
+            ) from None
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.verify = str(ca_file) if ca_file else True
+        self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+        self._session.mount("https://", _Adapter(context, connections))
+        self._session.mount("http://", _NoPlainHttp())
+        self._thread = threading.local()
+
+    @contextmanager
+    def call(self, host: str, seconds: float) -> Iterator[None]:
+        """Let this thread speak to `host` (with port) alone, for so many seconds in all."""
+        self._thread.host = host
+        self._thread.until = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._thread.host = None
+
+    def get(
+        self, url: str, params: Any = None, headers: Mapping[str, str] | None = None, **_ignored: Any
+    ) -> Reply:
+        """As MSAL calls it for metadata."""
+        return self._exchange("GET", url, params=params, headers=headers)
+
+    def post(
+        self,
+        url: str,
+        params: Any = None,
+        data: Any = None,
+        headers: Mapping[str, str] | None = None,
+        **_ignored: Any,
+    ) -> Reply:
+        """As MSAL calls it for tokens."""
+        return self._exchange("POST", url, params=params, data=data, headers=headers)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    def _exchange(self, method: str, url: str, **content: Any) -> Reply:
+        if urlsplit(url).netloc.lower() != self._thread.host:
+            # Entra's metadata of a tenant name the token endpoint of the cloud that it lives in.
+            raise errors.Attention(
+                f"Entra sends this tenant to {shown_host(url)}: it belongs to another Microsoft cloud; set the tenant's cloud",
+                code="wrong_cloud",
+            )
+        try:
+            with self._session.request(
+                method, url, **content, timeout=self._left(), allow_redirects=False, stream=True
+            ) as response:
+                body = self._body(response)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            fault = _fault(error)
+        else:
+            replies.read(response.status_code, response.headers, body)
+            return Reply(response.status_code, body.decode(errors="replace"), response.headers)
+        # Outside of the except block: the original holds the request, and with it the secret.
+        raise fault
+
+    def _left(self) -> tuple[float, float]:
+        left = self._thread.until - time.monotonic()
+        if left <= 0:
+            raise requests.Timeout
+        return min(_CONNECT, left), left
+
+    def _body(self, response: requests.Response) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        for part in response.iter_content(_CHUNK):
+            size += len(part)
+            if size > replies.LARGEST:
+                raise errors.Transient(f"Entra's answer is over {replies.LARGEST} bytes; it is not read")
+            parts.append(part)
+            self._left()
+        return b"".join(parts)
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    def __init__(self, context: ssl.SSLContext, connections: int) -> None:
+        self._context = context
+        super().__init__(pool_connections=4, pool_maxsize=connections, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
+
+
+class _NoPlainHttp(requests.adapters.BaseAdapter):
+    def send(self, *_args: Any, **_kwargs: Any) -> requests.Response:
+        raise requests.exceptions.InvalidSchema
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def shown_host(url: str) -> str:
+    """The host of a URL from outside, cut down to what may be shown."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        host = ""
+    return "".join(c for c in host[:100] if c.isascii() and (c.isalnum() or c in ".-")) or "another host"
+
+
+def _fault(error: Exception) -> errors.PollFailure:
+    if isinstance(error, requests.exceptions.SSLError | ssl.SSLError):
+        return errors.Transient(
+            "Entra's TLS certificate is not trusted, or TLS fails; behind an inspecting proxy set CA_FILE"
+        )
+    if isinstance(error, requests.Timeout | TimeoutError | urllib3.exceptions.TimeoutError):
+        return errors.Transient("Entra did not answer in time")
+    if isinstance(error, requests.ConnectionError):
+        return errors.Transient("Entra cannot be reached, or ended the connection")
+    return errors.Transient(f"the exchange with Entra failed ({type(error).__name__})")

@@ -1,0 +1,171 @@
+"""A CSV file of tenants: text in, rows and problems out. Pure: secrets' files are named here and read elsewhere.
+
+Every line is looked at before anything is said, so that one run shows all that is wrong.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar
+from uuid import UUID
+
+from service import errors, model
+from service.cli import enrolling
+
+REQUIRED: Final = ("tenant_id", "name")
+OPTIONAL: Final = ("sources", "client_id", "secret_file", "cloud", "region", "external_ref", "labels")
+COLUMNS: Final = REQUIRED + OPTIONAL
+LARGEST: Final = 64 * 1024 * 1024
+"""Bytes; a hundred thousand tenants are a tenth of it."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong, and where: the line as editors count them (0: the whole file), the column where one is to blame."""
+
+    line: int
+    column: str | None
+    what: str
+
+    def __str__(self) -> str:
+        place = f"line {self.line}" if self.line else "the file"
+        return f"{place}{f', {self.column}' if self.column else ''}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One good line. `secret_file` is as written, `app_id` and it come together."""
+
+    line: int
+    tenant: model.Tenant
+    sources: tuple[str, ...]
+    app_id: str | None = None
+    secret_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """What a file holds; rows are to be used only where there is no problem."""
+
+    rows: tuple[Row, ...]
+    problems: tuple[Problem, ...]
+
+
+def text_of(content: bytes) -> str:
+    """The file's text: UTF-8, with or without a byte order mark. Raises errors.BadInput that names the first bad line."""
+    if len(content) > LARGEST:
+        raise errors.BadInput(f"is larger than {LARGEST // 1024 // 1024} MiB: not a list of tenants")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise errors.BadInput("is UTF-16: save it as CSV UTF-8") from None
+        bad = len(re.findall(rb"\r\n|\r|\n", content[: error.start])) + 1
+        raise errors.BadInput(f"line {bad} is not UTF-8: save the file as CSV UTF-8") from None
+
+
+def read(text: str, terms: enrolling.Terms) -> Sheet:
+    """Rows and problems of a CSV with a header; blank lines are skipped. All rows are `active`: imported means consented."""
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    seen: dict[UUID, int] = {}
+    header: list[str] | None = None
+    number = 1
+    while True:
+        number = lines.line_num + 1
+        try:
+            cells = next(lines, None)
+        except csv.Error as error:
+            # Where a quote is not closed, what follows is one cell: nothing after it can be judged.
+            problems.append(Problem(number, None, f"is not CSV ({error})"))
+            break
+        if cells is None:
+            break
+        if not any(item.strip() for item in cells):
+            continue
+        if header is None:
+            header = [item.strip().lower() for item in cells]
+            problems += _header_problems(number, header)
+            if problems:
+                break
+            continue
+        if len(cells) != len(header):
+            problems.append(
+                Problem(number, None, f"has {len(cells)} cells, the header has {len(header)} columns")
+            )
+            continue
+        row, wrong = _row(number, dict(zip(header, cells, strict=True)), terms, seen)
+        problems += wrong
+        if row is not None:
+            rows.append(row)
+    if header is None and not problems:
+        problems.append(Problem(0, None, f"is empty; it needs a header with {' '.join(REQUIRED)}"))
+    return Sheet(tuple(rows), tuple(problems))
+
+
+def _header_problems(number: int, header: list[str]) -> list[Problem]:
+    if len(header) == 1 and re.search(r"[;\t]", header[0]):
+        return [Problem(number, None, "columns are to be separated by commas, not by semicolons or tabs")]
+    known = " ".join(COLUMNS)
+    problems = [
+        Problem(number, None, f"unknown column {enrolling.shown(column)}; known are: {known}")
+        for column in header
+        if column not in COLUMNS
+    ]
+    problems += [
+        Problem(number, None, f"column {column} is there twice")
+        for column in dict.fromkeys(header)
+        if column in COLUMNS and header.count(column) > 1
+    ]
+    problems += [
+        Problem(number, None, f"column {column} is missing; required are: {' '.join(REQUIRED)}")
+        for column in REQUIRED
+        if column not in header
+    ]
+    return problems
+
+
+def _row(
+    number: int, cells: Mapping[str, str], terms: enrolling.Terms, seen: dict[UUID, int]
+) -> tuple[Row | None, list[Problem]]:
+    problems: list[Problem] = []
+
+    def field(column: str, read: Callable[[str], T]) -> T | None:
+        try:
+            return read(cells.get(column, ""))
+        except errors.BadInput as error:
+            problems.append(Problem(number, column, str(error)))
+            return None
+
+    tenant_id = field("tenant_id", enrolling.tenant_id)
+    if tenant_id is not None and (first := seen.setdefault(tenant_id, number)) != number:
+        problems.append(Problem(number, "tenant_id", f"{tenant_id} is on line {first} already"))
+    name = field("name", enrolling.name)
+    chosen = field("sources", lambda text: enrolling.sources(text.split(), terms))
+    cloud = field("cloud", lambda text: enrolling.cloud(text, terms))
+    region = None
+    if chosen is not None and cloud is not None:
+        in_cloud, of_sources = cloud, chosen
+        region = field("region", lambda text: enrolling.region(text, in_cloud, of_sources, terms))
+    external_ref = field("external_ref", enrolling.line)
+    labels = field("labels", lambda text: enrolling.labels(text.split(";")))
+    secret_file = field("secret_file", enrolling.line)
+    has_app = bool(cells.get("client_id", "").strip())
+    app_id = field("client_id", enrolling.app_id) if has_app else None
+    if has_app and secret_file is None:
+        problems.append(Problem(number, "secret_file", "must name the file with the secret of client_id"))
+    if secret_file is not None and not has_app:
+        problems.append(
+            Problem(number, "client_id", "must name the app that the secret in secret_file is of")
+        )
+    if problems or tenant_id is None or name is None or chosen is None or cloud is None:
+        return None, problems
+    tenant = model.Tenant(tenant_id, name, cloud, region, labels=labels or {}, external_ref=external_ref)
+    return Row(number, tenant, chosen, app_id, secret_file), problems

@@ -1,0 +1,97 @@
+"""One tenant as people read it: `alertwell tenants show`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from service import timestamps
+from service.cli import output
+
+LAST = 5
+
+
+def tenant(found: Mapping[str, Any]) -> None:
+    """Print what `reports.tenant` brought: facts, streams, and the newest gaps, polls and rejects."""
+    labels = " ".join(f"{key}={value}" for key, value in found["labels"].items())
+    state = found["state"] if found["state_reason"] is None else f"{found['state']} ({found['state_reason']})"
+    facts = {
+        "tenant id": found["tenant_id"],
+        "state": state,
+        "place": found["cloud"] if found["region"] is None else f"{found['cloud']}/{found['region']}",
+        "external ref": found["external_ref"],
+        "labels": labels,
+        "consented": found["consented_at"],
+        "own app": found["app_id"],
+        "polled by": found["polled_by"],
+        "alerts held": found["alerts"],
+    }
+    output.say(output.printable(found["name"]))
+    for fact, value in facts.items():
+        if value not in (None, ""):
+            output.say(f"  {fact:<13} {output.printable(output.cell(value))}")
+    for stream in found["streams"]:
+        _stream(stream)
+    _section(
+        "gaps, newest first (wanted, not proven read yet)",
+        ("source", "from", "to", "length", "reason"),
+        [(g["source"], g["gap_from"], g["gap_to"], _length(g), g["reason"]) for g in found["gaps"]],
+    )
+    _section(
+        "polls that brought or failed something, newest first",
+        ("source", "started", "outcome", "items", "new", "updated", "rejected", "error"),
+        [
+            (
+                p["source"],
+                p["started_at"],
+                p["outcome"],
+                p["items"],
+                p["inserted"],
+                p["updated"],
+                p["rejected"],
+                p["error"],
+            )
+            for p in found["polls"][:LAST]
+        ],
+    )
+    _section(
+        'rejects, newest first (whole: alertwell sql "SELECT raw FROM soc.rejects WHERE id = …")',
+        ("id", "source", "received", "seen", "reason"),
+        [
+            (r["id"], r["source"], r["received_at"], r["seen_count"], r["reason"])
+            for r in found["rejects"][:LAST]
+        ],
+    )
+
+
+def _stream(stream: Mapping[str, Any]) -> None:
+    state = (
+        stream["state"] if stream["state_reason"] is None else f"{stream['state']}: {stream['state_reason']}"
+    )
+    output.say(
+        f"\n{stream['source']}  {output.printable(state)}{'' if stream['enabled'] else '  (not polled)'}"
+    )
+    facts = {
+        "parameters": stream["parameters"] or None,
+        "data age": None if stream["data_age_seconds"] is None else output.age(stream["data_age_seconds"]),
+        "watermark": stream["watermark"],
+        "proven until": stream["proven_until"],
+        "wanted since": stream["wanted"][0][0] if stream["wanted"] else None,
+        "last success": stream["last_success_at"],
+        "late arrivals": stream["late_arrivals"] or None,
+    }
+    for fact, value in facts.items():
+        if value is not None:
+            output.say(f"  {fact:<13} {output.printable(output.cell(value))}")
+
+
+def _section(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    if rows:
+        output.say(f"\n{title}")
+        output.table(columns, rows, indent=2)
+
+
+def _length(gap: Mapping[str, Any]) -> str:
+    start, end = gap["gap_from"], gap["gap_to"]
+    return timestamps.human(end - start) if isinstance(end, datetime) else timestamps.human(timedelta.max)

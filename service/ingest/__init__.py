@@ -1,0 +1,1 @@
+"""Turning due streams into stored alerts: plan (pure), poll, worker, ownership, scheduler, sequencer."""

@@ -1,0 +1,65 @@
+"""A stream in its owner's memory: its picture of the row, when it is due, and what no flush has written yet."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from service import model
+from service.ingest import poll
+from service.intervals import Intervals
+from service.store import streams
+
+_FLUSH_EVERY = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class Owned:
+    """A stream that this replica owns. `due` and `gap_due` are monotonic seconds: of the next live window, and before
+    which no gap is read. `ticket` tells the heap which of its entries is the current one.
+    """
+
+    lease: model.Lease
+    access: model.Access
+    stream: model.Stream
+    due: float
+    memory: poll.Memory = field(default_factory=poll.Memory)
+    gap_due: float = 0.0
+    first: bool = True
+    ticket: int = 0
+    queued: bool = False
+    task: asyncio.Task[None] | None = None
+    last_success_at: datetime | None = None
+    read_to: datetime | None = None
+    flushed_at: float = field(default_factory=time.monotonic)
+    moved: bool = False
+
+    @property
+    def key(self) -> tuple[object, str]:
+        return (self.lease.tenant_id, self.stream.source)
+
+    def progress(self, now: float, wall: datetime) -> streams.Progress | None:
+        """What is to be written, at most once a minute; None where nothing moved or it is too early (`now` is monotonic)."""
+        if not self.moved or now - self.flushed_at < _FLUSH_EVERY:
+            return None
+        unfolded = self.stream.unfolded
+        single = len(unfolded) == 1
+        return streams.Progress(
+            lease=self.lease,
+            source=self.stream.source,
+            last_success_at=self.last_success_at,
+            read_to=self.read_to,
+            # one range fits into stream_progress; several join the stream's row
+            proven=unfolded.pairs[0] if single else None,
+            folded=Intervals() if single else unfolded,
+            next_poll_at=wall + timedelta(seconds=max(self.due - now, 0)),
+        )
+
+    def written(self, progress: streams.Progress, now: float) -> None:
+        """A flush has written this. What moved while it was under way is written by the next one."""
+        self.flushed_at = now
+        self.moved = self.last_success_at != progress.last_success_at
+        if progress.folded:
+            self.stream = replace(self.stream, unfolded=self.stream.unfolded - progress.folded)

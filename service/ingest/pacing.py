@@ -1,0 +1,69 @@
+"""When to come back to a stream, and what to say of it: one pure function from what happened to the next delay and state."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from service import errors, model
+
+_JITTER: Final = 0.05
+_TRANSIENT_MOST: Final = 15 * 60.0
+_THROTTLED_MOST: Final = 3600.0
+_ATTENTION: Final = 3600.0
+_GONE_MOST: Final = 6 * 3600.0
+GONE_FOR_GOOD: Final = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a stream shows and when its next live window is due: `delay` in seconds from the start of this poll."""
+
+    state: model.StreamState
+    reason: str | None
+    failures: int
+    delay: float
+
+
+def complete(interval: timedelta, *, gaps_left: bool, dice: random.Random) -> Verdict:
+    """The live window is stored; gaps are read in between and do not change when the next live window is due."""
+    seconds = interval.total_seconds()
+    delay = seconds * (1 + dice.uniform(-_JITTER, _JITTER))
+    return Verdict("catching_up" if gaps_left else "ok", None, 0, delay)
+
+
+def failed(
+    failure: errors.PollFailure,
+    *,
+    failures: int,
+    interval: timedelta,
+    gone_for: timedelta,
+    dice: random.Random,
+) -> Verdict:
+    """The live window could not be read. `failures` counts the ones in a row before this one; `gone_for` says since when the
+    source has been missing.
+
+    throttled: what the answer said, or a backoff, the longer, up to 1 h; transient: backoff with full jitter up to 15 min;
+    attention: 1 h, or at once when the cause is fixed; gone: transient for 24 h, then retired and doubling to 6 h.
+    """
+    count = failures + 1
+    reason = str(failure)
+    backoff = min(interval.total_seconds() / 4 * 2 ** min(count, 16), _TRANSIENT_MOST)
+    jittered = max(dice.uniform(0, backoff), 1.0)
+    match failure:
+        case errors.Throttled():
+            wait = min(max(failure.retry_after or 0.0, jittered), _THROTTLED_MOST)
+            return Verdict("throttled", reason, count, wait)
+        case errors.Attention():
+            # where many wait on one cause, they do not come back in the same second
+            wait = min(failure.retry_after or _ATTENTION, _ATTENTION)
+            return Verdict("needs_attention", reason, count, wait * (1 + dice.uniform(0, _JITTER)))
+        case errors.Gone() if gone_for >= GONE_FOR_GOOD:
+            wait = min(interval.total_seconds() * 2 ** min(count, 16), _GONE_MOST)
+            return Verdict("retired", reason, count, wait)
+        case _:
+            return Verdict(
+                "degraded", reason, count, max(jittered, min(failure.retry_after or 0.0, _THROTTLED_MOST))
+            )

@@ -1,0 +1,142 @@
+"""Which window next, what an answer proves, and when to come back: arithmetic only, no I/O, no clock of its own.
+
+Windows lie on whole milliseconds. A live window reaches from the newest end down to where coverage is sure to be joined;
+what lies behind it, wanted and not covered, is a gap, read newest first in windows as wide as the density seen allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from service import model, timestamps
+from service.intervals import FOREVER, Intervals
+
+NARROWEST: Final = timedelta(milliseconds=1)
+FIRST_WIDTH: Final = timedelta(hours=6)
+WIDEST: Final = timedelta(days=4)
+TARGET_ITEMS: Final = 4_000
+TARGET_BYTES: Final = 8 * 1024 * 1024
+MOST_RANGES: Final = 200
+_DAY: Final = timedelta(days=1)
+_OUTSIDE: Final = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The settings that planning needs; all durations as in docs/settings.md."""
+
+    poll_interval: timedelta
+    live_span: timedelta
+    overlap: timedelta
+
+
+def overlap_of(stream: model.Stream, rules: Rules) -> timedelta:
+    """What the stream learned, or else the setting."""
+    return stream.overlap or rules.overlap
+
+
+def live_window(stream: model.Stream, now: datetime, rules: Rules) -> model.Window:
+    """The newest window: [min(max(watermark − overlap, now − LIVE_SPAN), now − overlap), now).
+
+    It starts no later than coverage ends, where LIVE_SPAN reaches that far: answers are dated in whole seconds, so a
+    watermark may be ahead of what its own answer proved. It never starts before what is wanted.
+    """
+    until = timestamps.floor_ms(now)
+    overlap = overlap_of(stream, rules)
+    start = until - overlap
+    if stream.watermark is None or stream.coverage.upper is None:
+        start = until - rules.live_span
+    else:
+        start = max(min(stream.watermark - overlap, stream.coverage.upper, start), until - rules.live_span)
+    wanted_from = stream.wanted.lower
+    if wanted_from is not None:
+        start = max(start, wanted_from)
+    return model.Window(min(timestamps.floor_ms(start), until - NARROWEST), until, "live")
+
+
+def gaps(stream: model.Stream) -> Intervals:
+    """Wanted, below the upper end of coverage, and not covered. Before the first live window there are none."""
+    top = stream.coverage.upper
+    return Intervals() if top is None else stream.wanted.below(top) - stream.coverage
+
+
+def gap_window(open_gaps: Intervals, width: timedelta) -> model.Window | None:
+    """The newest end of the newest gap, at most `width` wide."""
+    for start, end in reversed(open_gaps):
+        until = timestamps.ceil_ms(end)
+        since = timestamps.floor_ms(max(start, until - max(width, NARROWEST)))
+        return model.Window(since, until, "gap")
+    return None
+
+
+def next_width(span: timedelta, items: int, size: int) -> timedelta:
+    """How wide the next gap window may be, from what one of `span` brought: aims at TARGET_ITEMS and TARGET_BYTES."""
+    if not items:
+        return min(span * 4, WIDEST)
+    factor = min(TARGET_ITEMS / items, TARGET_BYTES / max(size, 1), 4.0)
+    return max(min(span * factor, WIDEST), NARROWEST)
+
+
+def split(window: model.Window, times: Sequence[datetime] = ()) -> tuple[model.Window, model.Window] | None:
+    """(older, newer) parts of a window whose answer may have been cut, or None where it cannot be narrowed.
+
+    Just above the oldest time of a full answer if that lies inside: what is missing is most likely older. Else at the
+    median, else in the middle (also for answers that were too large, whose times nobody saw).
+    """
+    candidates = []
+    if times:
+        ordered = sorted(times)
+        candidates = [ordered[0] + NARROWEST, ordered[len(ordered) // 2]]
+    candidates.append(window.since + window.span / 2)
+    for candidate in candidates:
+        border = timestamps.floor_ms(candidate)
+        if window.since < border < window.until:
+            return (
+                model.Window(window.since, border, window.kind),
+                model.Window(border, window.until, window.kind),
+            )
+    return None
+
+
+def proof(window: model.Window, date: datetime | None, ours: datetime, overlap: timedelta) -> Intervals:
+    """What a whole answer proves read: the window below (Date of the answer − overlap).
+
+    `ours` is our own clock: an answer without a date, or dated more than a day away from it, proves nothing.
+    """
+    if date is None or abs(date - ours) > _DAY:
+        return Intervals()
+    return Intervals.of((window.since, window.until)).below(date - overlap)
+
+
+def outside(window: model.Window, times: Sequence[datetime]) -> bool:
+    """Whether an answer holds records of another window than asked for (by more than a second)."""
+    return any(moment < window.since - _OUTSIDE or moment >= window.until + _OUTSIDE for moment in times)
+
+
+def watermark(stream: model.Stream, window: model.Window, times: Sequence[datetime]) -> datetime | None:
+    """The stream's watermark after these times are stored: never back, never beyond the window (a record dated 2099)."""
+    if not times:
+        return stream.watermark
+    seen = min(max(times), window.until)
+    return seen if stream.watermark is None else max(stream.watermark, seen)
+
+
+def arrival(stream: model.Stream, kind: model.WindowKind, moment: datetime) -> model.Arrival:
+    """How a record came: a SOC opens tickets for `live` and `catch_up`."""
+    if stream.backfill.contains(moment):
+        return "backfill"
+    if moment < stream.enrolled_at:
+        return "initial"
+    return "live" if kind == "live" else "catch_up"
+
+
+def excess(coverage: Intervals) -> Intervals:
+    """What coverage has to give up where it has more ranges than a row should hold: the shortest ones, to be read again."""
+    surplus = len(coverage) - MOST_RANGES
+    if surplus <= 0:
+        return Intervals()
+    shortest = sorted(coverage, key=lambda pair: pair[1] - pair[0] if pair[1] != FOREVER else timedelta.max)
+    return Intervals.of(*shortest[:surplus])

@@ -1,0 +1,187 @@
+"""One poll: the live window of a stream, then its gaps while the budget lasts.
+
+A window that comes back full is split and both parts are read, newest first. A window that fails for itself alone while the
+API is well is halved until the narrowest part that fails is found: that part stays a gap, with its reason, and is tried again
+on a slow schedule; everything around it is stored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from service import errors, model
+from service.ingest import plan, reading
+from service.intervals import Intervals
+from service.store import storing, streams
+
+_STEADY_FAILURES: Final = 3
+"""From so many failures in a row on, a window that fails is halved: before, the API itself is the likelier cause."""
+_BOTH_HALVES: Final = 3
+"""A window and its two halves: where all three fail, the API is at fault."""
+_PIECES: Final = 128
+_POISON_RETRY: Final = timedelta(hours=1)
+
+
+@dataclass(slots=True)
+class Memory:
+    """What an owner remembers of a stream beyond its row; lost at a restart, and only speed is lost with it."""
+
+    width: timedelta = plan.FIRST_WIDTH
+    gap_failures: int = 0
+    poison: list[tuple[Intervals, datetime]] = field(default_factory=list)
+    gone_since: float | None = None
+
+    def avoided(self, now: datetime) -> Intervals:
+        """Parts that failed for good and are not due again yet."""
+        self.poison = [entry for entry in self.poison if entry[1] > now]
+        avoided = Intervals()
+        for intervals, _ in self.poison:
+            avoided |= intervals
+        return avoided
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a poll has done so far; moves on with each window, so that it is true whenever the poll ends."""
+
+    stream: model.Stream
+    counts: model.Counts = field(default_factory=model.Counts)
+    windows: int = 0
+    stored: bool = False
+    live_date: datetime | None = None
+    gap_error: str | None = None
+
+
+class Poll:
+    """One turn of work on one stream. `tally` says how far it got, also after an exception."""
+
+    def __init__(
+        self,
+        desk: reading.Desk,
+        lease: model.Lease,
+        access: model.Access,
+        stream: model.Stream,
+        memory: Memory,
+        record: storing.Poll,
+        *,
+        budget: float,
+    ) -> None:
+        self._desk = desk
+        self._lease = lease
+        self._access = access
+        self._memory = memory
+        self._record = record
+        self._deadline = time.monotonic() + budget
+        self.tally = Tally(stream)
+
+    async def live(self) -> None:
+        """Read the live window, in parts where it is too full. Raises errors.PollFailure where none of it could be read."""
+        now = self._desk.clock.now()
+        window = plan.live_window(self.tally.stream, now, self._desk.rules)
+        steady = self.tally.stream.failures >= _STEADY_FAILURES
+        await self._read_all(window, isolate=steady)
+        self.tally.live_date = now
+
+    def open_gaps(self) -> Intervals:
+        """Gaps that are worth reading now: not those that failed for good a while ago, nor those beyond the source's reach."""
+        now = self._desk.clock.now()
+        found = plan.gaps(self.tally.stream) - self._memory.avoided(now)
+        reach = self._desk.sources[self.tally.stream.source].reach
+        return found if reach is None else found.above(now - reach)
+
+    async def gaps(self, may_go_on: Callable[[], bool]) -> None:
+        """Read gaps, newest first, until none is left, the budget is spent or `may_go_on` says no."""
+        while may_go_on() and not self.spent:
+            window = plan.gap_window(self.open_gaps(), self._memory.width)
+            if window is None:
+                return
+            steady = self._memory.gap_failures >= _STEADY_FAILURES
+            try:
+                await self._read_all(window, isolate=steady)
+                self._memory.gap_failures = 0
+            except (errors.Throttled, errors.Attention):
+                raise
+            except errors.PollFailure as failure:
+                self._memory.gap_failures += 1
+                self.tally.gap_error = str(failure)
+                await self._note(window, failure)
+                return
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget is used up: the stream goes on in a later poll, and others get their turn."""
+        return time.monotonic() >= self._deadline
+
+    async def _read_all(self, window: model.Window, *, isolate: bool) -> None:
+        """Read a window and the parts it has to be split into, newest first.
+
+        A failure that is the window's own is halved down to where it lies; one that both halves share is the API's, and raised.
+        """
+        parts = [window]
+        healthy = False
+        failures = 0
+        for _ in range(_PIECES):
+            if not parts or (healthy and self.spent):
+                return  # what is left of a live window is a gap from now on
+            part = parts.pop()
+            try:
+                got = await self._read(part)
+            except (errors.Throttled, errors.Attention, errors.Gone):
+                raise
+            except errors.TooLarge as failure:
+                self._memory.width = max(part.span / 4, plan.NARROWEST)
+                if halves := plan.split(part):
+                    parts += halves
+                else:
+                    await self._give_up(part, failure)
+            except errors.PollFailure as failure:
+                failures += 1
+                own = isolate or isinstance(failure, errors.Refused | errors.BadBody)
+                if not own or (failures >= _BOTH_HALVES and not healthy):
+                    raise
+                if halves := plan.split(part):
+                    # until something succeeds, the other half is tried before the halves of this one
+                    parts = parts + [*halves] if healthy else [*halves, *parts]
+                else:
+                    await self._give_up(part, failure)
+            else:
+                healthy = True
+                if got.full and (pieces := plan.split(part, got.times)):
+                    parts += pieces
+                elif got.full:
+                    await self._give_up(part, errors.Refused("a full answer whose window cannot be narrowed"))
+
+    async def _read(self, window: model.Window) -> reading.Reading:
+        tally = self.tally
+        got = await reading.read(self._desk, self._lease, self._access, tally.stream, self._record, window)
+        tally.stream = got.stream
+        tally.counts += got.counts
+        tally.windows += 1
+        tally.stored = tally.stored or got.stored
+        if window.kind == "gap":
+            self._memory.width = plan.next_width(window.span, got.counts.items, got.size)
+        if got.foreign:
+            raise errors.Refused(
+                "the source answers another window than asked for; stored, and nothing is proven by it"
+            )
+        return got
+
+    async def _give_up(self, window: model.Window, failure: errors.PollFailure) -> None:
+        span = Intervals.of((window.since, window.until))
+        self._memory.poison.append((span, self._desk.clock.now() + _POISON_RETRY))
+        await self._note(window, failure)
+
+    async def _note(self, window: model.Window, failure: errors.PollFailure) -> None:
+        await streams.note_gap(
+            self._desk.database,
+            self._lease,
+            self.tally.stream.source,
+            self._record,
+            span=(window.since, window.until),
+            reason=str(failure),
+            sample=failure.sample if isinstance(failure, errors.BadBody) else b"",
+        )

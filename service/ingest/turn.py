@@ -1,0 +1,197 @@
+"""One task of the worker: a poll from its start to the next due time, whatever happens in between."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import structlog
+
+from service import errors
+from service.ingest import pacing, poll, reading
+from service.ingest.owned import Owned
+from service.ingest.slots import Slots
+from service.store import storing, streams
+
+_DATABASE_PAUSE = 5.0
+_GAP_BACKOFF_MOST = 15 * 60.0
+_log = structlog.get_logger(__name__)
+
+
+class Turn:
+    """Takes one turn of a stream; `live` false means that only gaps are read. Leaves `owned` ready to be scheduled again."""
+
+    def __init__(
+        self,
+        desk: reading.Desk,
+        replica_id: UUID,
+        owned: Owned,
+        slots: Slots,
+        *,
+        live: bool,
+        budget: float,
+        dice: random.Random,
+    ) -> None:
+        self._desk = desk
+        self._owned = owned
+        self._slots = slots
+        self._live = live
+        self._dice = dice
+        self._interval = desk.rules.poll_interval
+        self._started = time.monotonic()
+        self._record = storing.Poll(uuid4(), replica_id, datetime.now(UTC))
+        self._poll = poll.Poll(
+            desk, owned.lease, owned.access, owned.stream, owned.memory, self._record, budget=budget
+        )
+        self.lease_lost = False
+
+    async def take(self) -> None:
+        """Run the poll and settle what comes of it. Raises only CancelledError."""
+        owned = self._owned
+        structlog.contextvars.bind_contextvars(
+            tenant=str(owned.lease.tenant_id), source=owned.stream.source, poll_id=str(self._record.poll_id)
+        )
+        outcome, error = "complete", None
+        try:
+            outcome, error = await self._read_and_settle()
+        except errors.LeaseLost:
+            outcome = "lease_lost"
+            self.lease_lost = True
+            self._desk.metrics.leases_lost.inc()
+        except errors.DatabaseUnavailable as failure:
+            outcome, error = "database", str(failure)
+            self._later(_DATABASE_PAUSE * (1 + self._dice.random()))
+        except Exception as bug:
+            # one stream's bug must not stop it for ever, nor anyone else
+            outcome, error = "bug", f"{type(bug).__name__}: {bug}"
+            _log.exception("poll_bug")
+            self._later(self._interval.total_seconds())
+        self._report(outcome, error)
+
+    async def _read_and_settle(self) -> tuple[str, str | None]:
+        try:
+            try:
+                if self._live:
+                    await self._poll.live()
+                    self._succeeded()
+                await self._gaps()
+            finally:
+                self._owned.stream = self._poll.tally.stream  # what was stored is stored, whatever came after
+        except errors.PollFailure as failure:
+            await self._failed(failure)
+            return failure.kind, str(failure)
+        await self._complete()
+        return "complete", self._poll.tally.gap_error
+
+    async def _gaps(self) -> None:
+        owned = self._owned
+        if owned.gap_due > time.monotonic() or not self._poll.open_gaps() or not self._slots.take_gap():
+            return
+        try:
+            await self._poll.gaps(lambda: not self._slots.closing and time.monotonic() < owned.due)
+        finally:
+            self._slots.give_gap()
+        if self._poll.tally.gap_error:
+            backoff = min(2.0 ** min(owned.memory.gap_failures + 2, 16), _GAP_BACKOFF_MOST)
+            owned.gap_due = time.monotonic() + backoff
+        self._moved()
+
+    def _succeeded(self) -> None:
+        owned = self._owned
+        seconds = self._interval.total_seconds()
+        if owned.first:
+            # all tenants of a start are due at once: from the second poll on they are spread over the interval
+            owned.first = False
+            owned.due = self._started + seconds * self._dice.uniform(0.05, 1)
+        else:
+            owned.due = (
+                self._started + pacing.complete(self._interval, gaps_left=False, dice=self._dice).delay
+            )
+        owned.memory.gone_since = None
+        owned.read_to = self._poll.tally.live_date
+        self._moved()
+
+    def _moved(self) -> None:
+        self._owned.last_success_at = datetime.now(UTC)
+        self._owned.moved = True
+
+    async def _complete(self) -> None:
+        owned = self._owned
+        stream = owned.stream
+        if not self._live and stream.state not in ("ok", "catching_up"):
+            return  # gaps alone say nothing about the live window
+        verdict = pacing.complete(self._interval, gaps_left=bool(self._poll.open_gaps()), dice=self._dice)
+        if (stream.state, stream.state_reason, stream.failures) == (verdict.state, None, 0):
+            return
+        await streams.show_state(
+            self._desk.database, owned.lease, stream.source, state=verdict.state, reason=None, failures=0
+        )
+        if stream.failures:
+            _log.info("stream_recovered", was=stream.state, failures=stream.failures)
+        owned.stream = replace(stream, state=verdict.state, state_reason=None, failures=0)
+
+    async def _failed(self, failure: errors.PollFailure) -> None:
+        owned = self._owned
+        now = time.monotonic()
+        if isinstance(failure, errors.Gone):
+            owned.memory.gone_since = owned.memory.gone_since or now
+        else:
+            owned.memory.gone_since = None
+        verdict = pacing.failed(
+            failure,
+            failures=owned.stream.failures,
+            interval=self._interval,
+            gone_for=timedelta(seconds=now - (owned.memory.gone_since or now)),
+            dice=self._dice,
+        )
+        owned.first = False
+        owned.due = owned.gap_due = self._started + verdict.delay
+        if owned.stream.failures == 0:
+            # said once, then quiet until it is over: /metrics and soc.coverage have it all the time
+            _log.warning("stream_failing", state=verdict.state, reason=verdict.reason)
+        await streams.record_failure(
+            self._desk.database,
+            owned.lease,
+            owned.stream.source,
+            self._record,
+            state=verdict.state,
+            reason=str(failure),
+            failures=verdict.failures,
+            sample=failure.sample if isinstance(failure, errors.BadBody) else b"",
+        )
+        owned.stream = replace(
+            owned.stream, state=verdict.state, state_reason=verdict.reason, failures=verdict.failures
+        )
+
+    def _later(self, seconds: float) -> None:
+        self._owned.gap_due = time.monotonic() + seconds
+        if self._live:
+            self._owned.due = self._owned.gap_due
+
+    def _report(self, outcome: str, error: str | None) -> None:
+        tally = self._poll.tally
+        seconds = time.monotonic() - self._started
+        self._desk.metrics.source(self._owned.stream.source).poll(outcome)
+        self._desk.metrics.poll_seconds.observe(seconds)
+        # idle polls would drown the rest
+        say = _log.info if tally.stored or outcome != "complete" or error else _log.debug
+        counts = tally.counts
+        say(
+            "poll",
+            outcome=outcome,
+            error=error,
+            live=self._live,
+            windows=tally.windows,
+            items=counts.items,
+            inserted=counts.inserted,
+            updated=counts.updated,
+            unchanged=counts.unchanged,
+            stale=counts.stale,
+            duplicate=counts.duplicate,
+            rejected=counts.rejected,
+            watermark=tally.stream.watermark.isoformat() if tally.stream.watermark else None,
+            seconds=round(seconds, 3),
+        )

@@ -1,0 +1,210 @@
+"""The worker: starts due polls of the streams this replica owns, live work before gap work, as far as slots allow.
+
+Everything about scheduling lives in memory and on the monotonic clock. An idle poll writes nothing of its own: what it proved
+waits in `Owned` for the next flush.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import get_args
+from uuid import UUID
+
+import structlog
+
+from service import model
+from service.ingest import plan, reading
+from service.ingest.owned import Owned
+from service.ingest.slots import Slots
+from service.ingest.turn import Turn
+from service.store import streams
+
+_FLUSH_BATCH = 1000
+_GAP_LOOKS = 64  # so many queued streams are looked at a time: those that wait for later only turn round
+_log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """Owns streams by `adopt` and `drop`; `start_due` starts what is due; `stop` lets running polls end."""
+
+    def __init__(
+        self,
+        desk: reading.Desk,
+        replica_id: UUID,
+        *,
+        slots: int,
+        budget: float,
+        dice: random.Random | None = None,
+    ) -> None:
+        self._desk = desk
+        self._replica_id = replica_id
+        self._slots = Slots(slots)
+        self._budget = budget
+        self._dice = dice or random.Random()  # noqa: S311 - jitter
+        self._owned: dict[UUID, dict[str, Owned]] = {}
+        self._heap: list[tuple[float, int, int, Owned]] = []
+        self._pushes = 0
+        self._gap_queue: deque[Owned] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+        self.may_poll_until = 0.0
+        """Monotonic: ownership moves it with each heartbeat; beyond it our leases may be somebody else's."""
+        self.lease_lost = asyncio.Event()
+        """Set when a poll found its lease gone: ownership looks again at once."""
+
+    @property
+    def leases(self) -> dict[UUID, model.Lease]:
+        """The tenants this worker polls, with the lease it polls them under."""
+        return {tenant_id: next(iter(mine.values())).lease for tenant_id, mine in self._owned.items()}
+
+    @property
+    def running(self) -> int:
+        """Polls under way."""
+        return len(self._running)
+
+    def adopt(self, loaded: Iterable[tuple[model.Lease, streams.Owned]]) -> None:
+        """Take over streams; each is due at once."""
+        for lease, item in loaded:
+            owned = Owned(lease, item.access, item.stream, due=time.monotonic(), read_to=item.read_to)
+            self._owned.setdefault(lease.tenant_id, {})[item.stream.source] = owned
+            self._push(owned)
+
+    def drop(self, tenant_id: UUID) -> list[asyncio.Task[None]]:
+        """Stop polling a tenant. Its polls under way come back: a lease that is given away waits for them."""
+        mine = self._owned.pop(tenant_id, {})
+        return [owned.task for owned in mine.values() if owned.task is not None]
+
+    def idle(self, tenant_id: UUID) -> bool:
+        """Whether no poll of this tenant is under way."""
+        return all(owned.task is None for owned in self._owned.get(tenant_id, {}).values())
+
+    def wake(self, states: Sequence[model.StreamState]) -> None:
+        """Make streams that show one of these states due now: the cause may be gone."""
+        for mine in self._owned.values():
+            for owned in mine.values():
+                if owned.stream.state in states and owned.task is None:
+                    owned.due = owned.gap_due = time.monotonic()
+                    self._push(owned)
+
+    def start_due(self) -> None:
+        """Start what is due, live work first, then gaps, while there are slots. The tick and every freed slot call it."""
+        now = time.monotonic()
+        if self._slots.closing or now >= self.may_poll_until:
+            return
+        while self._heap and self._slots.free and self._heap[0][0] <= now:
+            due, _, ticket, owned = heapq.heappop(self._heap)
+            if ticket == owned.ticket and self._current(owned):
+                self._desk.metrics.poll_lag_seconds.observe(now - due)
+                self._start(owned, live=True)
+        for _ in range(min(len(self._gap_queue), _GAP_LOOKS)):
+            if not (self._slots.free and self._slots.gap_free):
+                break
+            owned = self._gap_queue.popleft()
+            if not self._current(owned) or owned.task is not None:
+                owned.queued = False  # the poll under way reads gaps itself, or asks for a turn again
+            elif owned.gap_due > now:
+                self._gap_queue.append(owned)
+            else:
+                owned.queued = False
+                self._start(owned, live=False)
+
+    def show(self) -> None:
+        """Set the gauges that tell of our streams; from memory, so that looking costs the database nothing."""
+        now = datetime.now(UTC)
+        states: Counter[str] = Counter()
+        ages = [0.0]
+        gaps = 0.0
+        for mine in self._owned.values():
+            for owned in mine.values():
+                states[owned.stream.state] += 1
+                gaps += plan.gaps(owned.stream).total().total_seconds()
+                if owned.read_to is not None:
+                    ages.append((now - owned.read_to).total_seconds())
+        for state in get_args(model.StreamState):
+            self._desk.metrics.streams.labels(state).set(states[state])
+        self._desk.metrics.data_age_seconds_max.set(max(ages))
+        self._desk.metrics.gap_seconds.set(gaps)
+        self._desk.metrics.clock_skew_seconds.set(-self._desk.clock.offset.total_seconds())
+
+    async def stop(self, grace: float) -> None:
+        """No new polls; those under way get `grace` seconds, then they are cancelled."""
+        self._slots.closing = True
+        if self._running:
+            _log.info("polls_ending", running=len(self._running), grace_seconds=grace)
+            await asyncio.wait(self._running, timeout=grace)
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=5)
+
+    async def flush(self, *, everything: bool = False) -> None:
+        """Write the progress of idle polls, in batches. Raises DatabaseUnavailable; what was not written is kept."""
+        now = float("inf") if everything else time.monotonic()
+        wall = datetime.now(UTC)
+        moved = [
+            (owned, progress)
+            for mine in self._owned.values()
+            for owned in mine.values()
+            if (progress := owned.progress(now, wall)) is not None
+        ]
+        for start in range(0, len(moved), _FLUSH_BATCH):
+            batch = moved[start : start + _FLUSH_BATCH]
+            ours = await streams.flush(self._desk.database, [progress for _, progress in batch])
+            for owned, progress in batch:
+                if owned.lease.tenant_id in ours:
+                    owned.written(progress, time.monotonic())
+                else:
+                    self._lost(owned)
+
+    def _current(self, owned: Owned) -> bool:
+        return self._owned.get(owned.lease.tenant_id, {}).get(owned.stream.source) is owned
+
+    def _push(self, owned: Owned) -> None:
+        owned.ticket += 1
+        self._pushes += 1
+        heapq.heappush(self._heap, (owned.due, self._pushes, owned.ticket, owned))
+
+    def _start(self, owned: Owned, *, live: bool) -> None:
+        owned.ticket += 1  # whatever the heap still holds of it is old now
+        self._slots.take()
+        task = asyncio.create_task(
+            self._poll(owned, live=live), name=f"poll {owned.lease.tenant_id} {owned.stream.source}"
+        )
+        owned.task = task
+        self._running.add(task)
+        self._desk.metrics.polls_running.set(len(self._running))
+
+    async def _poll(self, owned: Owned, *, live: bool) -> None:
+        turn = Turn(
+            self._desk, self._replica_id, owned, self._slots, live=live, budget=self._budget, dice=self._dice
+        )
+        try:
+            await turn.take()
+        finally:
+            self._ended(owned, lost=turn.lease_lost)
+
+    def _ended(self, owned: Owned, *, lost: bool) -> None:
+        task, owned.task = owned.task, None
+        if task is not None:
+            self._running.discard(task)
+        self._slots.give()
+        self._desk.metrics.polls_running.set(len(self._running))
+        if not self._current(owned):
+            return
+        if lost:
+            self._lost(owned)
+            return
+        self._push(owned)
+        if owned.stream.state == "catching_up" and not owned.queued:
+            owned.queued = True
+            self._gap_queue.append(owned)
+        self.start_due()
+
+    def _lost(self, owned: Owned) -> None:
+        self.drop(owned.lease.tenant_id)
+        self.lease_lost.set()

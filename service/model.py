@@ -1,0 +1,212 @@
+"""The frozen values that travel between layers. No I/O, no SQL, no HTTP; times are aware datetimes in UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+
+from service.intervals import Intervals
+
+TenantState = Literal["pending", "active", "paused", "removed"]
+StreamState = Literal["new", "ok", "catching_up", "throttled", "degraded", "needs_attention", "retired"]
+Arrival = Literal["live", "catch_up", "initial", "backfill", "sweep", "fallback"]
+WindowKind = Literal["live", "gap"]
+CredentialKind = Literal["client_secret"]
+
+SEVERITIES = ("unknown", "informational", "low", "medium", "high")
+"""soc.alerts.severity by severity_rank: 0 unknown to 4 high."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A customer's Entra directory."""
+
+    tenant_id: UUID
+    name: str
+    cloud: str = "public"
+    region: str | None = None
+    state: TenantState = "active"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    external_ref: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """How to authenticate to one tenant (or one of its streams) where that is not the shared app.
+
+    `sealed` is the secret as stored: only `auth.sealing` opens it. `version` changes whenever the credential does, so that
+    an app object built with an older one is not used again.
+    """
+
+    app_id: str
+    kind: CredentialKind
+    sealed: bytes
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """As whom a stream reads: the tenant, and its own credential where it has one (else the shared app)."""
+
+    tenant: Tenant
+    credential: Credential | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A closed-open interval [since, until) of the source's own update time, on whole milliseconds."""
+
+    since: datetime
+    until: datetime
+    kind: WindowKind = "live"
+
+    @property
+    def span(self) -> timedelta:
+        return self.until - self.since
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Which replica owns a tenant; `epoch` fences late writers."""
+
+    tenant_id: UUID
+    owner: UUID
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One GET as a source describes it: `path` is appended to the base URL that `clouds` or the settings name."""
+
+    service: str
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    quota_group: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer of an API. `date` is its Date header (whole seconds), the only clock that proves coverage."""
+
+    body: bytes
+    date: datetime | None
+
+
+class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """One record as a source read it. `raw` is the record's JSON as it came; text that is empty at the source is None.
+
+    `last_processed_at` is the source's own update time floored to microseconds, `source_updated_text` the same as it was written
+    (up to seven fraction digits). `raw_exact` holds the record's bytes only where jsonb cannot hold them unchanged (NUL escapes,
+    lone surrogates): `raw` then has U+FFFD in their place.
+    """
+
+    full_id: str
+    last_processed_at: datetime
+    source_updated_text: str
+    content_hash: int
+    raw: str
+    raw_exact: bytes | None = None
+    alert_id: str | None = None
+    incident_id: str | None = None
+    title: str | None = None
+    severity_rank: int = 0
+    status: str | None = None
+    category: str | None = None
+    detection_source: str | None = None
+    service_source: str | None = None
+    device_name: str | None = None
+    device_id: str | None = None
+    device_group: str | None = None
+    user_name: str | None = None
+    file_sha256: str | None = None
+    threat_name: str | None = None
+    mitre_techniques: list[str] | None = None
+    assigned_to: str | None = None
+    classification: str | None = None
+    determination: str | None = None
+    remediation_action: str | None = None
+    event_time: datetime | None = None
+    created_at: datetime | None = None
+    resolved_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record or body that could not become an alert, kept whole with the reason (a short stable phrase)."""
+
+    reason: str
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What an answer held. `items` counts its top-level records; `duplicates` those that repeat a key of the same answer.
+
+    `full` means the answer may have been cut: stored, not proven, its window split.
+    items == len(alerts) + len(rejects) + duplicates.
+    """
+
+    items: int
+    alerts: tuple[Alert, ...]
+    rejects: tuple[Reject, ...] = ()
+    duplicates: int = 0
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One tenant's feed from one source, as its row and its progress say. The owner's copy moves on with what it stores.
+
+    `coverage` holds all that is proven; `unfolded` is the part of it that stands in stream_progress (or nowhere yet) and
+    joins the stream's row with the next storing transaction or flush. `overlap` is None until one was learned.
+    """
+
+    tenant_id: UUID
+    source: str
+    parameters: Mapping[str, Any]
+    enrolled_at: datetime
+    wanted: Intervals
+    backfill: Intervals = Intervals()
+    coverage: Intervals = Intervals()
+    unfolded: Intervals = Intervals()
+    watermark: datetime | None = None
+    overlap: timedelta | None = None
+    failures: int = 0
+    state: StreamState = "new"
+    state_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Item accounting: items = inserted + updated + unchanged + stale + duplicate + rejected, for every poll."""
+
+    items: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    stale: int = 0
+    duplicate: int = 0
+    rejected: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.items + other.items,
+            self.inserted + other.inserted,
+            self.updated + other.updated,
+            self.unchanged + other.unchanged,
+            self.stale + other.stale,
+            self.duplicate + other.duplicate,
+            self.rejected + other.rejected,
+        )
+
+    @property
+    def balanced(self) -> bool:
+        parts = self.inserted + self.updated + self.unchanged + self.stale + self.duplicate + self.rejected
+        return self.items == parts
+

@@ -1,0 +1,149 @@
+"""The control surface /_sim/, for a simulator in another process: off unless asked for, and only for
+loopback.
+
+    GET  /_sim/state          clock, counters, chaos, tenants; ?tenant=T adds what is visible of that one
+    GET  /_sim/truth?tenant=T one line of JSON a FullId: {"full_id", "sha256"}; &raw=1 adds "raw" (base64)
+    POST /_sim/chaos          {"api": {name: share}, "token": {name: share}, "seed": 1, "clear": true,
+                               "plan": [{"surface": "siem", "tenant": T, "fault": name, "times": 3}]}
+    POST /_sim/backlog        {"tenant": T, "count": N, "since": time, "until": time}
+
+A body that does not fit is answered with 400 and {"error": what is wrong}.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import ipaddress
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+from service.simulator import answers, chaos, ticks
+
+if TYPE_CHECKING:
+    from service.simulator import server, world
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One plan of a tenant's next answers; times null: until cleared."""
+
+    surface: chaos.Surface
+    tenant: str
+    fault: str | None
+    times: int | None = 1
+
+
+class Faults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of POST /_sim/chaos; what is left out stays as it is."""
+
+    api: dict[str, float] | None = None
+    token: dict[str, float] | None = None
+    seed: int = 1
+    plan: list[Plan] = msgspec.field(default_factory=list)
+    clear: bool = False
+
+
+class Backlog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of POST /_sim/backlog; times as the API writes them."""
+
+    tenant: str
+    count: int
+    since: str
+    until: str
+
+
+async def answer(simulator: server.Simulator, request: web.BaseRequest) -> answers.Answer:
+    """The answer to a request under /_sim/."""
+    if not _is_loopback(request.remote):
+        return answers.Answer(403)
+    shown = simulator.world
+    try:
+        match request.method, request.path.removeprefix("/_sim/"):
+            case "GET", "state":
+                return answers.json(_state(simulator, request.query.get("tenant")))
+            case "GET", "truth":
+                tenant = _tenant(shown, request.query.get("tenant", ""))
+                lines = _truth(shown, tenant.tenant_id, raw=request.query.get("raw") == "1")
+                return answers.Answer(200, {"Content-Type": "application/x-ndjson"}, lines)
+            case "POST", "chaos":
+                return answers.json(
+                    _change(simulator, msgspec.json.decode(await request.read(), type=Faults))
+                )
+            case "POST", "backlog":
+                wanted = msgspec.json.decode(await request.read(), type=Backlog)
+                tenant = _tenant(shown, wanted.tenant)
+                since, until = ticks.parse(wanted.since), ticks.parse(wanted.until)
+                shown.add_backlog(tenant.tenant_id, wanted.count, since=since, until=until)
+                return answers.json({"added": wanted.count})
+    except (msgspec.DecodeError, ValueError) as problem:
+        return answers.json({"error": str(problem)}, 400)
+    return answers.Answer(404)
+
+
+def _state(simulator: server.Simulator, name: str | None) -> dict[str, Any]:
+    shown = simulator.world
+    tenants = [_tenant(shown, name)] if name else [*shown.tenants.values()]
+    return {
+        "now": ticks.text(shown.clock()),
+        "counters": dict(simulator.counters),
+        "chaos": {"api": dict(simulator.script.chaos.api), "token": dict(simulator.script.chaos.token)},
+        "tenants": [
+            {
+                "tenant_id": tenant.tenant_id,
+                "name": tenant.name,
+                "region": tenant.region,
+                "rate": tenant.rate,
+                "requests": simulator.siem_requests[tenant.tenant_id],
+                "tokens": simulator.token_requests[tenant.tenant_id],
+                # Counting reads everything of a tenant, so it is done for one at a time only.
+                **({"visible": msgspec.to_builtins(shown.count(tenant.tenant_id))} if name else {}),
+            }
+            for tenant in tenants
+        ],
+    }
+
+
+def _truth(shown: world.World, tenant_id: str, *, raw: bool) -> Iterator[bytes]:
+    for full_id, record in shown.truth(tenant_id).items():
+        line: dict[str, str] = {"full_id": full_id, "sha256": hashlib.sha256(record).hexdigest()}
+        if raw:
+            line["raw"] = base64.b64encode(record).decode()
+        yield msgspec.json.encode(line) + b"\n"
+
+
+def _change(simulator: server.Simulator, wanted: Faults) -> Mapping[str, Any]:
+    script = simulator.script
+    unknown = [
+        plan.fault for plan in wanted.plan if plan.fault is not None and plan.fault not in chaos.FAULTS
+    ]
+    if unknown:
+        raise ValueError(f"no such fault: {', '.join(unknown)} (there are: {', '.join(chaos.FAULTS)})")
+    now = script.chaos
+    changed = chaos.Chaos(
+        now.api if wanted.api is None else wanted.api,
+        now.token if wanted.token is None else wanted.token,
+        wanted.seed,
+    )
+    if wanted.clear:
+        script.clear()
+    script.change(changed)
+    for plan in wanted.plan:
+        script.plan(plan.surface, plan.tenant, plan.fault, plan.times)
+    return {"api": changed.api, "token": changed.token, "planned": len(wanted.plan)}
+
+
+def _tenant(shown: world.World, name: str) -> world.Tenant:
+    tenant = shown.find(name)
+    if tenant is None:
+        raise ValueError(f"no such tenant: {name[:60]!r}")
+    return tenant
+
+
+def _is_loopback(remote: str | None) -> bool:
+    try:
+        return remote is not None and ipaddress.ip_address(remote).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,214 @@
+"""A world over HTTPS: the aiohttp server, its certificate and its counters; one port carries all surfaces.
+`serve` is the same for the command line, with the settings that point a collector at it.
+
+For each request of an API: token, then a planned or chance fault, then the answer; for Entra: fault, then
+the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import csv
+import pathlib
+import types
+from collections.abc import Callable, Iterable
+from typing import Self
+
+from aiohttp import web
+
+from service.simulator import answers, certificates, chaos, control, entra, siem, ticks, tokens, world
+
+
+class Simulator:
+    """Entra and the Defender APIs for one world, while the context is open.
+
+    host and port: where to listen (port 0: any). names: further host names and addresses for the
+    certificate; the first of them, else localhost, is what `url` says. directory: where ca.pem and the
+    server's key go. skew: seconds that the `Date` header is ahead of the world's clock. control: open
+    /_sim/ to loopback. Raises OSError where it cannot listen.
+
+    counters: requests and what became of them ("siem", "siem_records", "token", "metadata", "fault:429" …).
+    siem_requests, token_requests: by tenant id.
+    """
+
+    def __init__(
+        self,
+        shown: world.World,
+        *,
+        directory: pathlib.Path,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        names: Iterable[str] = (),
+        chaos: chaos.Chaos | None = None,
+        choices: siem.Choices | None = None,
+        control: bool = False,
+        skew: float = 0.0,
+    ) -> None:
+        self.world = shown
+        self.skew = skew
+        self.script = _script(chaos)
+        self.counters: collections.Counter[str] = collections.Counter()
+        self.siem_requests: collections.Counter[str] = collections.Counter()
+        self.token_requests: collections.Counter[str] = collections.Counter()
+        self.port = port
+        self._host = host
+        self._names = tuple(names)
+        self._directory = directory
+        self._control = control
+        self._signer = tokens.Signer()
+        self._entra = entra.Entra(shown, self._signer)
+        self.siem = siem.Siem(shown, self._signer, choices or siem.Choices())
+
+    @property
+    def url(self) -> str:
+        """Base of everything, without a path: https://localhost:PORT."""
+        return f"https://{self._names[0] if self._names else 'localhost'}:{self.port}"
+
+    @property
+    def authority_url(self) -> str:
+        """What stands for https://login.microsoftonline.com; the tenant follows as first segment."""
+        return self.url
+
+    @property
+    def siem_url(self) -> str:
+        """Base of the SIEM API; /api/alerts follows."""
+        return self.url
+
+    @property
+    def ca_file(self) -> pathlib.Path:
+        """What a client must trust."""
+        return self._directory / "ca.pem"
+
+    def plan(
+        self, surface: chaos.Surface, tenant_id: str, fault: chaos.Fault | str | None, times: int | None = 1
+    ) -> None:
+        """The tenant's next `times` answers of the surface ("siem", "token", "metadata") are this fault;
+        see `chaos.Script`.
+        """
+        self.script.plan(surface, tenant_id, fault, times)
+
+    async def __aenter__(self) -> Self:
+        issued = certificates.issue(self._directory, self._names)
+        self._closing = asyncio.Event()
+        # Nothing is worth waiting for at the end: whoever still hangs is cut off.
+        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.2)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(
+                self._runner, self._host, self.port, ssl_context=issued.server_context()
+            ).start()
+        except BaseException:
+            await self._runner.cleanup()
+            raise
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self._closing.set()
+        await self._runner.cleanup()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        fault: chaos.Fault | None = None
+        if self.siem.place(request.path):
+            answer, fault = self._siem(request)
+        elif (place := self._entra.place(request.method, request.path)) is not None:
+            surface, name = place
+            self.counters[surface] += 1
+            tenant = self.world.find(name)
+            tenant_id = tenant.tenant_id if tenant else name.lower()
+            if surface == "token" and tenant is not None:
+                self.token_requests[tenant_id] += 1
+            fault = self._take(surface, tenant_id)
+            answer = (fault and answers.instead(fault, self._date())) or await self._entra.answer(
+                request, fault
+            )
+        elif self._control and request.path.startswith("/_sim/"):
+            answer = await control.answer(self, request)
+        else:
+            self.counters["elsewhere"] += 1
+            answer = answers.Answer(404)
+        return await answers.send(request, answer, ticks.http_date(self._date()), fault, self._closing)
+
+    def _siem(self, request: web.BaseRequest) -> tuple[answers.Answer, chaos.Fault | None]:
+        self.counters["siem"] += 1
+        fault: chaos.Fault | None = None
+        try:
+            tenant_id = self.siem.tenant(request)
+            self.siem_requests[tenant_id] += 1
+            fault = self._take("siem", tenant_id)
+            answer = answers.instead(fault, self._date()) if fault else None
+            if answer is None:
+                answer, count = self.siem.answer(request, tenant_id, fault)
+                self.counters["siem_records"] += count
+        except siem.Refused as refused:
+            self.counters[f"siem:{refused.status}"] += 1
+            answer, fault = answers.Answer(refused.status), None
+        return answer, fault
+
+    def _take(self, surface: chaos.Surface, tenant_id: str) -> chaos.Fault | None:
+        fault = self.script.take(surface, tenant_id)
+        if fault is not None:
+            self.counters[f"fault:{fault.kind}"] += 1
+        return fault
+
+    def _date(self) -> int:
+        return self.world.clock() + round(self.skew * ticks.SECOND)
+
+
+async def serve(
+    shown: world.World,
+    *,
+    directory: pathlib.Path,
+    write: Callable[[str], None],
+    host: str = "127.0.0.1",
+    port: int = 8443,
+    names: Iterable[str] = (),
+    chaos: chaos.Chaos | None = None,
+    control: bool = False,
+) -> None:
+    """Run until cancelled. `write` gets, line by line, what a collector must be told.
+
+    The folder then holds ca.pem, settings.env (the same lines), tenants.csv (`alertwell tenants import` reads it),
+    client_secret and secrets of tenants with an app of their own, these 0600. Raises OSError where it cannot
+    listen or write.
+    """
+    async with Simulator(
+        shown, directory=directory, host=host, port=port, names=names, chaos=chaos, control=control
+    ) as simulator:
+        lines = [f"{name}={value}" for name, value in describe(simulator, directory).items()]
+        (directory / "settings.env").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        for line in lines:
+            write(line)
+        write(f"# {len(shown.tenants)} tenants: {directory / 'tenants.csv'}")
+        await asyncio.Event().wait()
+
+
+def describe(simulator: Simulator, directory: pathlib.Path) -> dict[str, str]:
+    """The settings that point a collector at the simulator; writes the files that they and tenants.csv name."""
+    shown = simulator.world
+    secret_file = directory / "client_secret"
+    certificates.write_private(secret_file, shown.app.secret.encode())
+    with (directory / "tenants.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("tenant_id", "name", "client_id", "secret_file", "region"))
+        for tenant in shown.tenants.values():
+            own: tuple[str, str] = ("", "")
+            if tenant.app is not shown.app:
+                path = directory / f"client_secret.{tenant.tenant_id}"
+                certificates.write_private(path, tenant.app.secret.encode())
+                own = tenant.app.app_id, str(path)
+            rows.writerow((tenant.tenant_id, tenant.name, *own, tenant.region))
+    return {
+        "ALERTWELL_AUTHORITY_URL": simulator.authority_url,
+        "ALERTWELL_SIEM_URL": simulator.siem_url,
+        "ALERTWELL_CA_FILE": str(simulator.ca_file),
+        "ALERTWELL_CLIENT_ID": shown.app.app_id,
+        "ALERTWELL_CLIENT_SECRET_FILE": str(secret_file),
+    }
+
+
+def _script(faults: chaos.Chaos | None) -> chaos.Script:
+    return chaos.Script(faults)

@@ -1,0 +1,63 @@
+"""What a source is: the pure description of one Microsoft API that yields alerts. It does no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Protocol
+from uuid import UUID
+
+from service import model
+
+
+class Source(Protocol):
+    """One API. Values are constant, methods pure; `registry` names every source."""
+
+    @property
+    def name(self) -> str:
+        """As in the database, the settings and on the command line, such as `siem`."""
+        ...
+
+    @property
+    def service(self) -> str:
+        """Key for `clouds`, which knows host and token audience."""
+        ...
+
+    @property
+    def quota(self) -> int | None:
+        """Calls a minute that the API's page promises an app and tenant, None where no page says."""
+        ...
+
+    @property
+    def reach(self) -> timedelta | None:
+        """How far back the API's page says it can be asked, None where no page says."""
+        ...
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """Application roles that a token must hold, one of them at least; empty where none can be granted."""
+        ...
+
+    @property
+    def mutable(self) -> bool:
+        """Whether a record can change after it was first seen."""
+        ...
+
+    def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters in one spelling, so that equal wishes are equal values; they can be JSON.
+
+        Raises errors.BadInput that names the parameter, its value and what would be right.
+        """
+        ...
+
+    def request(self, window: model.Window, parameters: Mapping[str, Any]) -> model.Request:
+        """The GET for at least all records of the window; `parameters` as `check_parameters` gave them."""
+        ...
+
+    def read(self, body: bytes, window: model.Window, tenant_id: UUID) -> model.Page:
+        """What a whole answer to the window's request holds.
+
+        A record that cannot be an alert becomes a reject, and so does one that names another tenant than
+        `tenant_id`. Raises errors.BadBody, and nothing else, where the body is not what the API documents.
+        """
+        ...

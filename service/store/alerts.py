@@ -1,0 +1,217 @@
+"""Alerts and their changes: what is held already, what is new, what is newer.
+
+The caller holds the tenant's lease, so nobody else writes this (tenant, source): what `known` reads stays true until the
+caller's own transaction, whose first statement is the fence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from service import model
+from service.store import pool
+
+SLICE_RECORDS: Final = 500
+SLICE_BYTES: Final = 4 * 1024 * 1024
+
+# Columns that come from a record, with their PostgreSQL types, in the order of the statements' arrays.
+_COLUMNS: Final = (
+    ("full_id", "text"),
+    ("last_processed_at", "timestamptz"),
+    ("source_updated_text", "text"),
+    ("content_hash", "bigint"),
+    ("severity_rank", "smallint"),
+    ("event_time", "timestamptz"),
+    ("created_at", "timestamptz"),
+    ("resolved_at", "timestamptz"),
+    ("alert_id", "text"),
+    ("incident_id", "text"),
+    ("title", "text"),
+    ("status", "text"),
+    ("category", "text"),
+    ("detection_source", "text"),
+    ("service_source", "text"),
+    ("device_name", "text"),
+    ("device_id", "text"),
+    ("device_group", "text"),
+    ("user_name", "text"),
+    ("file_sha256", "text"),
+    ("threat_name", "text"),
+    ("assigned_to", "text"),
+    ("classification", "text"),
+    ("determination", "text"),
+    ("remediation_action", "text"),
+    ("raw", "jsonb"),
+    ("raw_exact", "bytea"),
+)
+# An array of arrays does not unnest into arrays: techniques travel joined.
+_JOINER: Final = "\x1f"
+_NAMES: Final = ", ".join(name for name, _ in _COLUMNS)
+_FIRST: Final = 3  # $1 tenant, $2 source
+_ARRAYS: Final = ", ".join(f"${n}::{kind}[]" for n, (_, kind) in enumerate(_COLUMNS, _FIRST))
+_TECHNIQUES: Final = f"${_FIRST + len(_COLUMNS)}::text[]"
+_ARRIVALS: Final = f"${_FIRST + len(_COLUMNS) + 1}::text[]"
+_INCOMING: Final = (
+    f"unnest({_ARRAYS}, {_TECHNIQUES}, {_ARRIVALS}) WITH ORDINALITY AS i ({_NAMES}, techniques, arrival, n)"
+)
+
+_INSERT: Final = f"""
+WITH batch AS MATERIALIZED (
+    SELECT nextval('alertwell.change_batch') AS number
+), stored AS (
+    INSERT INTO alertwell.alert (tenant_id, source, {_NAMES}, mitre_techniques, arrival)
+    SELECT $1, $2, {_NAMES}, string_to_array(techniques, '{_JOINER}'), arrival FROM {_INCOMING}
+), changes AS (
+    INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id)
+    SELECT $1, batch.number, i.n, 1, 'created', i.arrival, $2, i.full_id
+    FROM batch, unnest(${_FIRST}::text[], {_ARRIVALS}) WITH ORDINALITY AS i (full_id, arrival, n)
+)
+INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
+SELECT $1, batch.number, cardinality(${_FIRST}::text[]) FROM batch
+"""  # noqa: S608 - made of constants
+
+# What of a row counts as content: a change says {field: [old, new]} over these and over the record's own scalar fields.
+_BOOKKEEPING: Final = (
+    "'{tenant_id,source,full_id,first_seen_at,updated_at,content_hash,revision,arrival,source_updated_text,"
+    "raw,raw_exact}'::text[]"
+)
+_FIELDS: Final = """(
+    SELECT jsonb_object_agg(key, CASE WHEN jsonb_typeof(value) IN ('object', 'array') THEN 'null' ELSE value END)
+    FROM (SELECT key, value FROM jsonb_each(to_jsonb({row}) - {bookkeeping})
+          UNION ALL SELECT 'raw.' || key, value FROM jsonb_each({row}.raw)
+                    WHERE jsonb_typeof({row}.raw) = 'object') AS field
+)"""
+
+_UPDATE: Final = f"""
+WITH batch AS MATERIALIZED (
+    SELECT nextval('alertwell.change_batch') AS number
+), i AS MATERIALIZED (
+    SELECT * FROM {_INCOMING}
+), before AS MATERIALIZED (  -- as this statement's snapshot sees it: the rows before the update below
+    SELECT a.full_id, a FROM alertwell.alert a JOIN i ON i.full_id = a.full_id WHERE a.tenant_id = $1 AND a.source = $2
+), stored AS (
+    UPDATE alertwell.alert a
+    SET ({_NAMES}, mitre_techniques) = ({", ".join("i." + name for name, _ in _COLUMNS)},
+                                        string_to_array(i.techniques, '{_JOINER}')),
+        revision = a.revision + 1, updated_at = now()
+    FROM i
+    WHERE a.tenant_id = $1 AND a.source = $2 AND a.full_id = i.full_id
+      AND i.last_processed_at >= a.last_processed_at
+      AND (a.raw, a.raw_exact) IS DISTINCT FROM (i.raw, i.raw_exact)
+    RETURNING a, i.n, i.arrival AS now_arrival
+), changes AS (
+    INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id, changed)
+    SELECT $1, batch.number, s.n, (s.a).revision, 'updated', s.now_arrival, $2, (s.a).full_id,
+           (SELECT jsonb_object_agg(coalesce(o.key, w.key), jsonb_build_array(o.value, w.value))
+            FROM jsonb_each({_FIELDS.format(row="(b.a)", bookkeeping=_BOOKKEEPING)}) AS o
+            FULL JOIN jsonb_each({_FIELDS.format(row="(s.a)", bookkeeping=_BOOKKEEPING)}) AS w ON w.key = o.key
+            WHERE o.value IS DISTINCT FROM w.value)
+    FROM batch, stored s JOIN before b ON b.full_id = (s.a).full_id
+    RETURNING full_id
+), noted AS (
+    INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
+    SELECT $1, batch.number, counted.changes FROM batch, (SELECT count(*) AS changes FROM changes) counted
+    WHERE counted.changes > 0
+)
+SELECT full_id FROM changes
+"""  # noqa: S608 - made of constants
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """The alerts of an answer against what is held: to insert, to update, and how many need nothing."""
+
+    new: tuple[model.Alert, ...]
+    newer: tuple[model.Alert, ...]
+    unchanged: int
+    stale: int
+
+
+async def sort(
+    database: pool.Database, tenant_id: UUID, source: str, alerts: Sequence[model.Alert]
+) -> Sorted:
+    """Compare keys, times and hashes: nothing that is held already is uploaded, and no row is locked for it."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            """
+            SELECT k.n::int AS n, a.last_processed_at, a.content_hash
+            FROM unnest($3::text[]) WITH ORDINALITY AS k (full_id, n)
+            JOIN alertwell.alert a ON a.tenant_id = $1 AND a.source = $2 AND a.full_id = k.full_id
+            """,
+            tenant_id,
+            source,
+            [alert.full_id for alert in alerts],
+        )
+    held: dict[int, tuple[datetime, int]] = {row[0] - 1: (row[1], row[2]) for row in rows}
+    new: list[model.Alert] = []
+    newer: list[model.Alert] = []
+    unchanged = stale = 0
+    for n, alert in enumerate(alerts):
+        if (known := held.get(n)) is None:
+            new.append(alert)
+        elif alert.content_hash == known[1]:
+            unchanged += 1
+        elif alert.last_processed_at < known[0]:
+            stale += 1
+        else:
+            newer.append(alert)
+    return Sorted(tuple(new), tuple(newer), unchanged, stale)
+
+
+def slices(alerts: Sequence[model.Alert]) -> list[Sequence[model.Alert]]:
+    """Cut into statements of at most SLICE_RECORDS records and about SLICE_BYTES of raw text."""
+    cut: list[Sequence[model.Alert]] = []
+    start = size = 0
+    for n, alert in enumerate(alerts):
+        size += len(alert.raw)
+        if n > start and (n - start >= SLICE_RECORDS or size > SLICE_BYTES):
+            cut.append(alerts[start:n])
+            start, size = n, len(alert.raw)
+    if start < len(alerts):
+        cut.append(alerts[start:])
+    return cut
+
+
+async def insert(
+    connection: pool.Connection,
+    tenant_id: UUID,
+    source: str,
+    alerts: Sequence[model.Alert],
+    arrivals: Sequence[str],
+) -> int:
+    """Insert alerts that are not held yet, each with its `created` change; their number comes back."""
+    await connection.execute(_INSERT, tenant_id, source, *_arrays(alerts), arrivals)
+    return len(alerts)
+
+
+async def update(
+    connection: pool.Connection,
+    tenant_id: UUID,
+    source: str,
+    alerts: Sequence[model.Alert],
+    arrivals: Sequence[str],
+) -> int:
+    """Replace alerts by newer content, each with its `updated` change; how many really differed comes back."""
+    rows = await connection.fetch(_UPDATE, tenant_id, source, *_arrays(alerts), arrivals)
+    return len(rows)
+
+
+def unstorable(error: Exception) -> bool:
+    """Whether PostgreSQL (or the driver) refuses a value itself: SQLSTATE class 22 or 54, or it cannot be encoded."""
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "").startswith(("22", "54"))
+    return isinstance(error, asyncpg.exceptions.DataError | UnicodeEncodeError)
+
+
+def _arrays(alerts: Sequence[model.Alert]) -> list[list[Any]]:
+    arrays: list[list[Any]] = [[getattr(alert, name) for alert in alerts] for name, _ in _COLUMNS]
+    arrays.append(
+        [None if alert.mitre_techniques is None else _JOINER.join(alert.mitre_techniques) for alert in alerts]
+    )
+    return arrays

@@ -1,0 +1,130 @@
+"""Numbering the change feed: committed changes get dense numbers, so that a reader of seq > last never misses one.
+
+A number taken inside a storing transaction would lose rows for readers, because transactions commit out of order. So
+each storing statement leaves one row in alertwell.unnumbered, and one sequencer at a time turns those rows into numbers:
+what its snapshot sees is committed, and what is not committed yet is numbered later, and higher.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from service.store import pool
+
+_LOCK = 0x66656564  # one sequencer at a time, whichever replica it runs on
+_JUMP = 2**32
+_BATCHES = 200
+
+
+async def number(database: pool.Database) -> int:
+    """Number what is committed and has no number yet; how many changes got one (0: nothing to do, or another one is at it).
+
+    Raises DatabaseUnavailable.
+    """
+    async with database.transaction() as connection:
+        # In a statement of its own: taken inside the numbering one, the snapshot would be older than the lock.
+        if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK):
+            return 0
+        if not await connection.fetchval("SELECT EXISTS (SELECT FROM alertwell.unnumbered)"):
+            return 0
+        last = await _last_seq(connection)
+        numbered = await connection.fetchval(
+            """
+            WITH taken AS (
+                DELETE FROM alertwell.unnumbered
+                WHERE ctid = ANY (ARRAY(SELECT ctid FROM alertwell.unnumbered ORDER BY at, batch LIMIT $2))
+                RETURNING tenant_id, batch
+            ), given AS (
+                INSERT INTO alertwell.feed (seq, tenant_id, batch, n)
+                SELECT $1 + row_number() OVER (ORDER BY c.batch, c.n), c.tenant_id, c.batch, c.n
+                FROM taken JOIN alertwell.alert_change c USING (tenant_id, batch)
+                RETURNING seq
+            )
+            SELECT count(*) FROM given
+            """,
+            last,
+            _BATCHES,
+        )
+        await connection.execute(
+            "UPDATE alertwell.feed_head SET last_seq = $1::bigint + $2::bigint", last, numbered
+        )
+        await connection.execute("SELECT pg_notify('soc_changes', $1)", str(last + numbered))
+        return int(numbered)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Committed changes that have no number yet, and how long the oldest of them has been waiting (seconds)."""
+
+    unnumbered: int
+    oldest_seconds: float
+
+
+async def backlog(database: pool.Database) -> Backlog:
+    """How far numbering is behind."""
+    async with database.connection() as connection:
+        row = await connection.fetchrow("SELECT unnumbered, oldest_unnumbered_seconds FROM soc.feed")
+    assert row is not None  # noqa: S101 - soc.feed always has one row
+    return Backlog(row["unnumbered"], float(row["oldest_unnumbered_seconds"] or 0))
+
+
+async def _last_seq(connection: pool.Connection) -> int:
+    """The number to go on from. On another database than the one that gave it (restored, or failed over with a lost
+    tail), readers may know numbers that we do not: jump far beyond them and say when.
+    """
+    identity = await connection.fetchval(
+        """
+        SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
+                              left(pg_walfile_name(pg_current_wal_lsn()), 8),
+                              (SELECT oid FROM pg_database WHERE datname = current_database()),
+                              'alertwell.feed'::regclass::oid)
+        """
+    )
+    head = await connection.fetchrow("SELECT last_seq, identity FROM alertwell.feed_head FOR UPDATE")
+    assert head is not None  # noqa: S101 - the migration made the row
+    last = int(head["last_seq"])
+    if head["identity"] == identity:
+        return last
+    if head["identity"] is None:
+        await connection.execute("UPDATE alertwell.feed_head SET identity = $1", identity)
+        return last
+    await connection.execute(
+        "UPDATE alertwell.feed_head SET identity = $1, restored_at = now(), last_seq = last_seq + $2",
+        identity,
+        _JUMP,
+    )
+    return last + _JUMP
+
+
+async def prune(database: pool.Database, *, older_than: timedelta, limit: int) -> int:
+    """Forget at most `limit` of the oldest changes that are past their retention; how many went comes back.
+
+    The feed is cut from its old end only, and `soc.feed` moves with it: a reader that fell behind gets an error.
+    """
+    async with database.transaction() as connection:
+        await connection.fetchval("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        row = await connection.fetchrow(
+            """
+            WITH old AS (
+                SELECT f.seq, f.tenant_id, f.batch, f.n, c.at
+                FROM (SELECT * FROM alertwell.feed ORDER BY seq LIMIT $2) f
+                JOIN alertwell.alert_change c USING (tenant_id, batch, n)
+            ), cut AS (  -- everything before the first one that is kept
+                SELECT coalesce(min(seq) - 1, (SELECT max(seq) FROM old)) AS seq
+                FROM old WHERE at >= now() - $1::interval
+            ), gone AS (
+                DELETE FROM alertwell.feed f USING cut WHERE f.seq <= cut.seq RETURNING f.tenant_id, f.batch, f.n, f.seq
+            ), changes AS (
+                DELETE FROM alertwell.alert_change c USING gone
+                WHERE c.tenant_id = gone.tenant_id AND c.batch = gone.batch AND c.n = gone.n
+            )
+            SELECT count(*) AS n, max(seq) AS seq FROM gone
+            """,
+            older_than,
+            limit,
+        )
+        assert row is not None  # noqa: S101 - an aggregate always brings a row
+        if row["n"]:
+            await connection.execute("UPDATE alertwell.feed_head SET pruned_to = $1", row["seq"])
+        return int(row["n"])

@@ -1,0 +1,170 @@
+"""Who owns which tenant: replicas with heartbeats, leases with epochs, and the fence in front of every write.
+
+A lease is taken by growing its epoch. Whatever an older epoch still has in flight finds no row in `fence` and writes
+nothing. Anything that changes what an owner has read of a tenant (paused, new parameters, a rewind) grows the epoch too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from service import errors, model
+from service.store import pool
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What one look at the replicas shows: how many live, which rank we have among them, how many tenants there are."""
+
+    alive: int
+    rank: int
+    tenants: int
+    roster_version: int
+
+    @property
+    def share(self) -> int:
+        """Our fair share of the tenants: all shares together are exactly all tenants."""
+        return self.tenants // self.alive + (1 if self.rank < self.tenants % self.alive else 0)
+
+
+async def heartbeat(
+    database: pool.Database, replica_id: UUID, *, host: str, version: str, ttl: float
+) -> Fleet:
+    """Say that we live, forget replicas that died long ago, and count the fleet. `ttl` is in seconds."""
+    async with database.transaction() as connection:
+        await connection.execute(
+            """
+            INSERT INTO alertwell.replica (replica_id, host, version) VALUES ($1, $2, $3)
+            ON CONFLICT (replica_id) DO UPDATE SET heartbeat_at = now()
+            """,
+            replica_id,
+            host,
+            version,
+        )
+        await connection.execute(
+            "DELETE FROM alertwell.replica WHERE heartbeat_at < now() - make_interval(secs => $1)", ttl * 20
+        )
+        row = await connection.fetchrow(
+            """
+            SELECT count(*) AS alive,
+                   count(*) FILTER (WHERE replica_id < $1) AS rank,
+                   (SELECT count(*) FROM alertwell.tenant WHERE state = 'active') AS tenants,
+                   (SELECT version FROM alertwell.roster) AS roster_version
+            FROM alertwell.replica
+            WHERE replica_id = $1 OR heartbeat_at > now() - make_interval(secs => $2)
+            """,
+            replica_id,
+            ttl,
+        )
+    assert row is not None  # noqa: S101 - an aggregate always brings a row
+    return Fleet(row["alive"], row["rank"], row["tenants"], row["roster_version"])
+
+
+async def retire(database: pool.Database, replica_id: UUID) -> None:
+    """Say goodbye: our leases are free at once, and nobody waits for our heartbeat to grow old."""
+    async with database.transaction() as connection:
+        await connection.execute(
+            "UPDATE alertwell.lease SET owner = NULL, epoch = epoch + 1 WHERE owner = $1", replica_id
+        )
+        await connection.execute("DELETE FROM alertwell.replica WHERE replica_id = $1", replica_id)
+
+
+async def roster_version(database: pool.Database) -> int:
+    """Grows with each change that a person made to tenants, streams or credentials."""
+    async with database.connection() as connection:
+        return int(await connection.fetchval("SELECT version FROM alertwell.roster"))
+
+
+async def claim(database: pool.Database, replica_id: UUID, *, limit: int, ttl: float) -> list[model.Lease]:
+    """Take up to `limit` active tenants that nobody alive owns. Two replicas never get the same one."""
+    async with database.transaction() as connection:
+        rows = await connection.fetch(
+            """
+            WITH free AS (
+                SELECT l.tenant_id
+                FROM alertwell.lease l
+                JOIN alertwell.tenant t ON t.tenant_id = l.tenant_id AND t.state = 'active'
+                WHERE NOT EXISTS (  -- an owner whose heartbeat is fresh
+                    SELECT FROM alertwell.replica r
+                    WHERE r.replica_id = l.owner AND r.heartbeat_at > now() - make_interval(secs => $3))
+                LIMIT $2
+                FOR UPDATE OF l SKIP LOCKED
+            )
+            UPDATE alertwell.lease l SET owner = $1, epoch = l.epoch + 1
+            FROM free WHERE l.tenant_id = free.tenant_id
+            RETURNING l.tenant_id, l.epoch
+            """,
+            replica_id,
+            limit,
+            ttl,
+        )
+    return [model.Lease(row["tenant_id"], replica_id, row["epoch"]) for row in rows]
+
+
+async def held(database: pool.Database, replica_id: UUID) -> list[model.Lease]:
+    """The leases that name us as owner, of active tenants only."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            """
+            SELECT l.tenant_id, l.epoch
+            FROM alertwell.lease l JOIN alertwell.tenant t ON t.tenant_id = l.tenant_id AND t.state = 'active'
+            WHERE l.owner = $1
+            """,
+            replica_id,
+        )
+    return [model.Lease(row["tenant_id"], replica_id, row["epoch"]) for row in rows]
+
+
+async def release(database: pool.Database, leases: Iterable[model.Lease]) -> None:
+    """Give tenants back; a lease that is no longer ours is left alone."""
+    listed = list(leases)
+    async with database.connection() as connection:
+        await connection.execute(
+            """
+            UPDATE alertwell.lease l SET owner = NULL, epoch = l.epoch + 1
+            FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS given (tenant_id, owner, epoch)
+            WHERE l.tenant_id = given.tenant_id AND l.owner = given.owner AND l.epoch = given.epoch
+            """,
+            [lease.tenant_id for lease in listed],
+            [lease.owner for lease in listed],
+            [lease.epoch for lease in listed],
+        )
+
+
+async def fence(connection: pool.Connection, lease: model.Lease) -> None:
+    """First statement of every write of a poll: holds the lease until the transaction ends, or raises LeaseLost."""
+    found = await connection.fetchval(
+        "SELECT true FROM alertwell.lease WHERE tenant_id = $1 AND owner = $2 AND epoch = $3 FOR SHARE",
+        lease.tenant_id,
+        lease.owner,
+        lease.epoch,
+    )
+    if found is None:
+        raise errors.LeaseLost(f"tenant {lease.tenant_id}: epoch {lease.epoch} is over")
+
+
+async def fence_all(connection: pool.Connection, leases: Sequence[model.Lease]) -> set[UUID]:
+    """The same for many tenants at once: those whose lease still stands, locked until the transaction ends."""
+    rows = await connection.fetch(
+        """
+        SELECT l.tenant_id
+        FROM alertwell.lease l
+        JOIN unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS ours (tenant_id, owner, epoch)
+          ON l.tenant_id = ours.tenant_id AND l.owner = ours.owner AND l.epoch = ours.epoch
+        FOR SHARE OF l
+        """,
+        [lease.tenant_id for lease in leases],
+        [lease.owner for lease in leases],
+        [lease.epoch for lease in leases],
+    )
+    return {row["tenant_id"] for row in rows}
+
+
+async def changed(connection: pool.Connection, tenant_ids: Sequence[UUID]) -> None:
+    """What an owner has read of these tenants is out of date: it reads anew, and older polls write nothing."""
+    await connection.execute(
+        "UPDATE alertwell.lease SET epoch = epoch + 1 WHERE tenant_id = ANY ($1::uuid[])", tenant_ids
+    )
+    await connection.execute("UPDATE alertwell.roster SET version = version + 1")

@@ -1,0 +1,50 @@
+"""Records and bodies that could not become alerts, kept whole; the same one seen again counts up."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from uuid import UUID
+
+from service import model
+from service.store import pool
+
+
+async def keep(
+    connection: pool.Connection, tenant_id: UUID, source: str, rejects: Sequence[model.Reject]
+) -> None:
+    """Store rejects, one row a distinct (reason, bytes)."""
+    unique = {_digest(reject): reject for reject in rejects}
+    await connection.execute(
+        """
+        INSERT INTO alertwell.reject AS r (tenant_id, source, digest, reason, raw)
+        SELECT $1, $2, digest, reason, raw FROM unnest($3::bytea[], $4::text[], $5::bytea[]) AS i (digest, reason, raw)
+        ON CONFLICT (tenant_id, source, digest) DO UPDATE SET seen_count = r.seen_count + 1, last_seen_at = now()
+        """,
+        tenant_id,
+        source,
+        list(unique),
+        [reject.reason for reject in unique.values()],
+        [reject.raw for reject in unique.values()],
+    )
+
+
+async def keep_sample(
+    connection: pool.Connection, tenant_id: UUID, source: str, reason: str, sample: bytes
+) -> None:
+    """Keep one sample of a body a (stream, reason): bodies of error pages differ each time, the reason does not."""
+    await connection.execute(
+        """
+        INSERT INTO alertwell.reject AS r (tenant_id, source, digest, reason, raw) VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (tenant_id, source, digest) DO UPDATE SET seen_count = r.seen_count + 1, last_seen_at = now()
+        """,
+        tenant_id,
+        source,
+        hashlib.sha256(b"body\0" + reason.encode()).digest(),
+        reason,
+        sample,
+    )
+
+
+def _digest(reject: model.Reject) -> bytes:
+    return hashlib.sha256(reject.reason.encode("utf-8", "replace") + b"\0" + reject.raw).digest()

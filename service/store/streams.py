@@ -1,0 +1,225 @@
+"""Streams: what an owner loads, the state it shows, and the progress of idle polls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from service import model
+from service.intervals import Intervals
+from service.store import leases, pool, ranges, rejects, storing
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A stream as its owner needs it: the row, and as whom to read."""
+
+    stream: model.Stream
+    access: model.Access
+    read_to: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What polls that stored nothing have moved since the last flush. `folded` joins the stream's row, `proven` replaces
+    the one range that stream_progress keeps (null: leave it).
+    """
+
+    lease: model.Lease
+    source: str
+    last_success_at: datetime | None
+    read_to: datetime | None
+    proven: tuple[datetime, datetime] | None
+    folded: Intervals
+    next_poll_at: datetime
+
+
+async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owned]:
+    """The enabled streams of these tenants, each with the credential that counts for it (its own, its tenant's, or none)."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            """
+            SELECT s.tenant_id, s.source, s.parameters, s.enrolled_at, s.wanted, s.backfill, s.coverage, s.watermark,
+                   s.overlap, s.failures, s.state, s.state_reason, p.proven, p.read_to,
+                   t.name, t.cloud, t.region, t.state AS tenant_state, t.labels, t.external_ref,
+                   c.app_id, c.kind, c.sealed, c.version
+            FROM alertwell.stream s
+            JOIN alertwell.tenant t ON t.tenant_id = s.tenant_id
+            LEFT JOIN alertwell.stream_progress p ON p.tenant_id = s.tenant_id AND p.source = s.source
+            LEFT JOIN LATERAL (
+                SELECT * FROM alertwell.credential c
+                WHERE c.tenant_id = s.tenant_id AND c.source IN (s.source, '')
+                ORDER BY c.source DESC LIMIT 1
+            ) c ON true
+            WHERE s.tenant_id = ANY ($1::uuid[]) AND s.enabled
+            """,
+            tenant_ids,
+        )
+    loaded = []
+    for row in rows:
+        unfolded = ranges.decode([row["proven"]] if row["proven"] is not None else [])
+        stream = model.Stream(
+            tenant_id=row["tenant_id"],
+            source=row["source"],
+            parameters=row["parameters"],
+            enrolled_at=row["enrolled_at"],
+            wanted=ranges.decode(row["wanted"]),
+            backfill=ranges.decode(row["backfill"]),
+            coverage=ranges.decode(row["coverage"]) | unfolded,
+            unfolded=unfolded,
+            watermark=row["watermark"],
+            overlap=row["overlap"],
+            failures=row["failures"],
+            state=row["state"],
+            state_reason=row["state_reason"],
+        )
+        tenant = model.Tenant(
+            tenant_id=row["tenant_id"],
+            name=row["name"],
+            cloud=row["cloud"],
+            region=row["region"],
+            state=row["tenant_state"],
+            labels=row["labels"],
+            external_ref=row["external_ref"],
+        )
+        credential = None
+        if row["app_id"] is not None:
+            credential = model.Credential(row["app_id"], row["kind"], row["sealed"], row["version"])
+        loaded.append(Owned(stream, model.Access(tenant, credential), row["read_to"]))
+    return loaded
+
+
+async def show_state(
+    database: pool.Database,
+    lease: model.Lease,
+    source: str,
+    *,
+    state: model.StreamState,
+    reason: str | None,
+    failures: int,
+) -> None:
+    """Write a stream's state where it changed. Raises LeaseLost."""
+    async with database.transaction() as connection:
+        await leases.fence(connection, lease)
+        await _set_state(connection, lease, source, state, reason, failures)
+
+
+async def record_failure(
+    database: pool.Database,
+    lease: model.Lease,
+    source: str,
+    poll: storing.Poll,
+    *,
+    state: model.StreamState,
+    reason: str,
+    failures: int,
+    sample: bytes,
+) -> None:
+    """A poll whose live window failed: its row, the stream's state, a sample of a body that could not be read."""
+    async with database.transaction() as connection:
+        await leases.fence(connection, lease)
+        await _set_state(connection, lease, source, state, reason, failures)
+        await _failed_poll(connection, lease, source, poll, reason, sample)
+
+
+async def note_gap(
+    database: pool.Database,
+    lease: model.Lease,
+    source: str,
+    poll: storing.Poll,
+    *,
+    span: tuple[datetime, datetime],
+    reason: str,
+    sample: bytes,
+) -> None:
+    """A part of a poll that failed while the rest went on: why this interval stays a gap."""
+    async with database.transaction() as connection:
+        await leases.fence(connection, lease)
+        await _failed_poll(connection, lease, source, poll, reason, sample)
+        await connection.execute(
+            """
+            INSERT INTO alertwell.gap_reason (tenant_id, source, span, reason) VALUES ($1, $2, $3, $4)
+            ON CONFLICT (tenant_id, source, span) DO UPDATE SET reason = excluded.reason
+            """,
+            lease.tenant_id,
+            source,
+            ranges.encode_pair(*span),
+            reason,
+        )
+
+
+async def _failed_poll(
+    connection: pool.Connection,
+    lease: model.Lease,
+    source: str,
+    poll: storing.Poll,
+    reason: str,
+    sample: bytes,
+) -> None:
+    await storing.record_poll(
+        connection, lease.tenant_id, source, poll, model.Counts(), outcome="failed", error=reason
+    )
+    if sample:
+        await rejects.keep_sample(connection, lease.tenant_id, source, reason, sample)
+
+
+async def _set_state(
+    connection: pool.Connection,
+    lease: model.Lease,
+    source: str,
+    state: model.StreamState,
+    reason: str | None,
+    failures: int,
+) -> None:
+    await connection.execute(
+        """
+        UPDATE alertwell.stream
+        SET state_since = CASE WHEN state = $3 THEN state_since ELSE now() END,
+            state = $3, state_reason = $4, failures = $5
+        WHERE tenant_id = $1 AND source = $2
+        """,
+        lease.tenant_id,
+        source,
+        state,
+        reason,
+        failures,
+    )
+
+
+async def flush(database: pool.Database, moved: Sequence[Progress]) -> set[UUID]:
+    """Write the progress of many streams in one transaction; the tenants whose lease still stood come back."""
+    async with database.transaction() as connection:
+        ours = await leases.fence_all(connection, [*{p.lease.tenant_id: p.lease for p in moved}.values()])
+        kept = [p for p in moved if p.lease.tenant_id in ours]
+        await connection.execute(
+            """
+            UPDATE alertwell.stream_progress p
+            SET last_success_at = coalesce(i.last_success_at, p.last_success_at),
+                read_to = greatest(p.read_to, i.read_to),
+                proven = coalesce(i.proven, p.proven),
+                next_poll_at = i.next_poll_at
+            FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::tstzrange[], $6::timestamptz[])
+                 AS i (tenant_id, source, last_success_at, read_to, proven, next_poll_at)
+            WHERE p.tenant_id = i.tenant_id AND p.source = i.source
+            """,
+            [p.lease.tenant_id for p in kept],
+            [p.source for p in kept],
+            [p.last_success_at for p in kept],
+            [p.read_to for p in kept],
+            [ranges.encode_pair(*p.proven) if p.proven else None for p in kept],
+            [p.next_poll_at for p in kept],
+        )
+        for p in kept:
+            if p.folded:
+                await connection.execute(
+                    """
+                    UPDATE alertwell.stream SET coverage = coverage + $3::tstzmultirange
+                    WHERE tenant_id = $1 AND source = $2
+                    """,
+                    p.lease.tenant_id,
+                    p.source,
+                    ranges.encode(p.folded),
+                )
+    return ours

@@ -1,0 +1,253 @@
+"""Tenants as people keep them: enrol, pause, resume, remove, purge. Each change tells the owning replica at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from service import errors, model
+from service.store import leases, pool
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """A tenant to be collected from. `sources` maps a source's name to its parameters.
+
+    `sealed` is the tenant's own secret (with `app_id`), as `auth.sealing` sealed it; None leaves what is stored.
+    """
+
+    tenant: model.Tenant
+    sources: Mapping[str, Mapping[str, Any]]
+    app_id: str | None = None
+    sealed: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """What an enrolment did, in tenants."""
+
+    added: int
+    changed: int
+    unchanged: int
+
+
+async def enrol(
+    database: pool.Database, enrolments: Sequence[Enrolment], *, lookback: timedelta, dry_run: bool = False
+) -> Enrolled:
+    """Add or change tenants, all in one transaction. Doing it twice changes nothing the second time.
+
+    A new stream wants everything from `lookback` ago on, for ever. A source that is not named any more is not removed:
+    what was collected stays proven.
+    """
+    async with database.transaction() as connection:
+        before = await _fingerprints(connection, [e.tenant.tenant_id for e in enrolments])
+        await _write(connection, enrolments, lookback)
+        after = await _fingerprints(connection, [e.tenant.tenant_id for e in enrolments])
+        touched = [tenant_id for tenant_id in after if after[tenant_id] != before.get(tenant_id)]
+        done = Enrolled(
+            added=sum(tenant_id not in before for tenant_id in after),
+            changed=sum(tenant_id in before for tenant_id in touched),
+            unchanged=len(after) - len(touched),
+        )
+        await leases.changed(connection, touched)
+        if dry_run:
+            raise _DryRun(done)
+    return done
+
+
+class _DryRun(Exception):
+    def __init__(self, done: Enrolled) -> None:
+        super().__init__()
+        self.done = done
+
+
+async def rehearse(
+    database: pool.Database, enrolments: Sequence[Enrolment], *, lookback: timedelta
+) -> Enrolled:
+    """What `enrol` would do: it runs for real and is undone."""
+    try:
+        return await enrol(database, enrolments, lookback=lookback, dry_run=True)
+    except _DryRun as rehearsed:
+        return rehearsed.done
+
+
+async def _fingerprints(connection: pool.Connection, tenant_ids: Sequence[UUID]) -> dict[UUID, str]:
+    rows = await connection.fetch(
+        """
+        SELECT t.tenant_id,
+               concat_ws('|', t.name, t.cloud, t.region, t.state, t.labels, t.external_ref,
+                         (SELECT string_agg(s.source || s.parameters || s.enabled, ',' ORDER BY s.source)
+                          FROM alertwell.stream s WHERE s.tenant_id = t.tenant_id),
+                         (SELECT string_agg(c.app_id || c.version, ',' ORDER BY c.source)
+                          FROM alertwell.credential c WHERE c.tenant_id = t.tenant_id)) AS print
+        FROM alertwell.tenant t WHERE t.tenant_id = ANY ($1::uuid[])
+        """,
+        tenant_ids,
+    )
+    return {row["tenant_id"]: row["print"] for row in rows}
+
+
+async def _write(connection: pool.Connection, enrolments: Sequence[Enrolment], lookback: timedelta) -> None:
+    tenants = [e.tenant for e in enrolments]
+    await connection.execute(
+        """
+        INSERT INTO alertwell.tenant AS t (tenant_id, name, cloud, region, state, labels, external_ref, consented_at)
+        SELECT tenant_id, name, cloud, region, state, labels, external_ref, CASE WHEN state = 'active' THEN now() END
+        FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::text[])
+             AS i (tenant_id, name, cloud, region, state, labels, external_ref)
+        ON CONFLICT (tenant_id) DO UPDATE
+        SET name = excluded.name, cloud = excluded.cloud, region = excluded.region, labels = excluded.labels,
+            external_ref = excluded.external_ref, updated_at = now(), state_reason = NULL,
+            -- enrolled again: a pause is a person's will and stays, a removal or an open consent ends
+            state = CASE WHEN t.state = 'paused' THEN t.state ELSE excluded.state END,
+            consented_at = coalesce(t.consented_at, excluded.consented_at)
+        """,
+        [t.tenant_id for t in tenants],
+        [t.name for t in tenants],
+        [t.cloud for t in tenants],
+        [t.region for t in tenants],
+        [t.state for t in tenants],
+        [dict(t.labels) for t in tenants],
+        [t.external_ref for t in tenants],
+    )
+    await connection.execute(
+        "INSERT INTO alertwell.lease (tenant_id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING",
+        [t.tenant_id for t in tenants],
+    )
+    streams = [
+        (e.tenant.tenant_id, name, dict(parameters))
+        for e in enrolments
+        for name, parameters in e.sources.items()
+    ]
+    arrays = ([s[0] for s in streams], [s[1] for s in streams], [s[2] for s in streams])
+    await connection.execute(
+        """
+        WITH i AS (
+            SELECT * FROM unnest($1::uuid[], $2::text[], $3::jsonb[]) AS i (tenant_id, source, parameters)
+        ), reset AS (  -- read with other parameters: what was proven with the old ones is not proven now
+            UPDATE alertwell.stream s SET parameters = i.parameters, coverage = '{}', state = 'new'
+            FROM i WHERE s.tenant_id = i.tenant_id AND s.source = i.source AND s.parameters <> i.parameters
+            RETURNING s.tenant_id, s.source
+        )
+        UPDATE alertwell.stream_progress p SET proven = NULL, read_to = NULL
+        FROM reset WHERE p.tenant_id = reset.tenant_id AND p.source = reset.source
+        """,
+        *arrays,
+    )
+    await connection.execute(
+        """
+        WITH stream AS (
+            INSERT INTO alertwell.stream (tenant_id, source, parameters, wanted)
+            SELECT tenant_id, source, parameters,
+                   tstzmultirange(tstzrange(date_trunc('milliseconds', now() - $4::interval), NULL))
+            FROM unnest($1::uuid[], $2::text[], $3::jsonb[]) AS i (tenant_id, source, parameters)
+            ON CONFLICT (tenant_id, source) DO UPDATE SET enabled = true
+            RETURNING tenant_id, source
+        )
+        INSERT INTO alertwell.stream_progress (tenant_id, source) SELECT tenant_id, source FROM stream
+        ON CONFLICT DO NOTHING
+        """,
+        *arrays,
+        lookback,
+    )
+    own = [e for e in enrolments if e.app_id is not None and e.sealed is not None]
+    await connection.execute(
+        """
+        INSERT INTO alertwell.credential AS c (tenant_id, app_id, kind, sealed)
+        SELECT tenant_id, app_id, 'client_secret', sealed
+        FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS i (tenant_id, app_id, sealed)
+        ON CONFLICT (tenant_id, source) DO UPDATE
+        SET app_id = excluded.app_id, kind = excluded.kind, sealed = excluded.sealed, version = c.version + 1,
+            updated_at = now()
+        """,
+        [e.tenant.tenant_id for e in own],
+        [e.app_id for e in own],
+        [e.sealed for e in own],
+    )
+
+
+async def sealed_secrets(
+    database: pool.Database, tenant_ids: Sequence[UUID]
+) -> dict[UUID, tuple[str, bytes]]:
+    """The app id and sealed secret that tenants have of their own: an import compares them, so that it stays idempotent."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            """
+            SELECT tenant_id, app_id, sealed FROM alertwell.credential
+            WHERE source = '' AND tenant_id = ANY ($1::uuid[])
+            """,
+            tenant_ids,
+        )
+    return {row["tenant_id"]: (row["app_id"], row["sealed"]) for row in rows}
+
+
+async def find(database: pool.Database, text: str) -> list[UUID]:
+    """Tenants by id, or by exact name without regard to case; more than one where a name is used twice."""
+    try:
+        wanted: UUID | None = UUID(text)
+    except ValueError:
+        wanted = None
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            "SELECT tenant_id FROM alertwell.tenant WHERE tenant_id = $1 OR lower(name) = lower($2)",
+            wanted,
+            text,
+        )
+    return [row["tenant_id"] for row in rows]
+
+
+async def set_state(
+    database: pool.Database, tenant_id: UUID, state: model.TenantState, *, reason: str | None = None
+) -> None:
+    """Pause, resume or remove; polls under way write nothing more. What is stored stays."""
+    async with database.transaction() as connection:
+        done = await connection.execute(
+            """
+            UPDATE alertwell.tenant
+            SET state = $2, state_reason = $3, updated_at = now(),
+                consented_at = CASE WHEN $2 = 'active' THEN coalesce(consented_at, now()) ELSE consented_at END
+            WHERE tenant_id = $1
+            """,
+            tenant_id,
+            state,
+            reason,
+        )
+        if done == "UPDATE 0":
+            raise errors.BadInput(f"no tenant {tenant_id}; see: alertwell tenants list")
+        await leases.changed(connection, [tenant_id])
+
+
+async def purge(database: pool.Database, tenant_id: UUID) -> dict[str, int]:
+    """Delete a tenant with its alerts, changes, polls and rejects, and leave one `purged` change; rows deleted a table."""
+    deleted = {}
+    async with database.transaction() as connection:
+        name = await connection.fetchval(
+            "SELECT name FROM alertwell.tenant WHERE tenant_id = $1 FOR UPDATE", tenant_id
+        )
+        if name is None:
+            raise errors.BadInput(f"no tenant {tenant_id}; see: alertwell tenants list")
+        await leases.changed(
+            connection, [tenant_id]
+        )  # first: waits for a store under way, and fences what comes after
+        for table in ("feed", "unnumbered", "alert_change", "alert", "poll", "reject", "reader", "tenant"):
+            done = await connection.execute(
+                f"DELETE FROM alertwell.{table} WHERE tenant_id = $1",  # noqa: S608 - names from the line above
+                tenant_id,
+            )
+            deleted[table] = int(done.removeprefix("DELETE "))
+        await connection.execute(
+            """
+            WITH change AS (
+                INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, changed)
+                VALUES ($1, nextval('alertwell.change_batch'), 1, 0, 'purged', jsonb_build_object('tenant_name', jsonb_build_array($2::text, NULL)))
+                RETURNING tenant_id, batch
+            )
+            INSERT INTO alertwell.unnumbered (tenant_id, batch, changes) SELECT tenant_id, batch, 1 FROM change
+            """,
+            tenant_id,
+            name,
+        )
+    return deleted

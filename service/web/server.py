@@ -1,0 +1,123 @@
+"""The HTTP server of a process: `/livez`, `/readyz`, `/metrics`.
+
+Answers are JSON (metrics apart) and name no tenant; the routes take GET and HEAD, and tell no software.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from types import TracebackType
+from typing import Self
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from service import errors, metrics
+from service.web import probes
+
+log = structlog.get_logger(__name__)
+
+
+class Server:
+    """`async with Server(host, port, probes, metrics) as server:` listens; `server.port` is the real port.
+
+    Raises errors.BadSetting where it cannot listen on that host and port. Port 0 takes any free one.
+    """
+
+    def __init__(self, host: str, port: int, checks: probes.Probes, measured: metrics.Metrics) -> None:
+        self.host = host
+        self.port = port
+        # No access log: probes and scrapes would be most of all lines. What is left for aiohttp's own logger is
+        # requests that are no HTTP, an error with a trace for each port scan; our handlers' errors are logged below.
+        strangers = logging.getLogger(f"{__name__}.strangers")
+        strangers.setLevel(logging.CRITICAL)
+        self._runner = web.AppRunner(
+            application(checks, measured),
+            access_log=None,
+            logger=strangers,
+            handle_signals=False,
+            shutdown_timeout=2.0,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self.host, self.port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise _unusable(self.host, self.port, error) from None
+        self.port = self._runner.addresses[0][1]
+        log.info("http_listening", host=self.host, port=self.port)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._runner.cleanup()
+
+
+def application(checks: probes.Probes, measured: metrics.Metrics) -> web.Application:
+    """The routes, without a socket."""
+
+    async def live(_request: web.Request) -> web.Response:
+        return _report(probes.ask(checks.live))
+
+    async def ready(_request: web.Request) -> web.Response:
+        return _report(probes.ask(checks.ready))
+
+    async def scrape(request: web.Request) -> web.Response:
+        body, content_type = measured.render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    app = web.Application(middlewares=[_plain_errors], client_max_size=64 * 1024)
+    app.router.add_get("/livez", live)
+    app.router.add_get("/readyz", ready)
+    app.router.add_get("/metrics", scrape)
+    app.on_response_prepare.append(_headers)
+    return app
+
+
+def _report(checks: list[probes.Check]) -> web.Response:
+    good = all(check.ok for check in checks)
+    body = {
+        "status": "ok" if good else "failing",
+        "checks": [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in checks],
+    }
+    return web.json_response(body, status=200 if good else 503)
+
+
+@web.middleware
+async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors as JSON that repeats nothing of the request and shows nothing of the inside."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return web.json_response({"error": error.reason.lower()}, status=error.status, headers=allowed)
+    except Exception:
+        log.exception("http_failed", path=request.path)
+        return web.json_response({"error": "internal server error"}, status=500)
+
+
+async def _headers(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.popall("Server", None)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+def _unusable(host: str, port: int, error: OSError) -> errors.BadSetting:
+    if error.errno == errno.EADDRINUSE:
+        return errors.BadSetting(
+            f"ALERTWELL_HTTP_PORT={port} is in use on {host}; take a free one, or 0 for any"
+        )
+    if error.errno == errno.EACCES:
+        return errors.BadSetting(
+            f"ALERTWELL_HTTP_PORT={port} is not allowed for this user; take one above 1023"
+        )
+    reason = "no such host" if isinstance(error, socket.gaierror) else error.strerror
+    return errors.BadSetting(
+        f"ALERTWELL_HTTP_HOST={host!r} cannot be listened on ({reason}); take 127.0.0.1, or 0.0.0.0 for all"
+    )

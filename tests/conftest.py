@@ -1,0 +1,77 @@
+"""Fixtures for every test: a real PostgreSQL, a database of one's own, and no task left behind.
+
+postgres      the server of the whole run (ALERTWELL_TEST_DATABASE_URL, or an embedded one)
+database_url  a fresh database with the newest schema, as the role that owns it
+admin_url     the same database as superuser
+empty_url     a fresh database without any schema
+pool          an asyncpg pool on `database_url`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Iterator
+
+import asyncpg
+import pytest
+
+from tests import postgres as servers
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.Server]:
+    """A running server for the whole run."""
+    with servers.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template(postgres: servers.Server) -> Iterator[str]:
+    """The database that `database_url` copies; migrated once."""
+    with servers.migrated(postgres) as name:
+        yield name
+
+
+@pytest.fixture
+async def database_url(postgres: servers.Server, template: str) -> AsyncIterator[str]:
+    """A fresh database with the newest schema."""
+    async with postgres.database(template) as name:
+        yield postgres.dsn(name)
+
+
+@pytest.fixture
+def admin_url(postgres: servers.Server, database_url: str) -> str:
+    """The database of `database_url` as superuser: for roles, and for what the service itself may not do."""
+    return postgres.admin(servers.urlsplit(database_url).path.removeprefix("/"))
+
+
+@pytest.fixture
+async def empty_url(postgres: servers.Server) -> AsyncIterator[str]:
+    """A fresh database without any schema."""
+    async with postgres.database() as name:
+        yield postgres.dsn(name)
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
+    """Connections to `database_url`."""
+    async with asyncpg.create_pool(database_url, min_size=1, max_size=8) as connections:
+        yield connections
+
+
+@pytest.fixture
+async def task_watch() -> AsyncIterator[None]:
+    """Fails a test that leaves tasks behind, once all its other fixtures are gone."""
+    yield
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:
+        _, left = await asyncio.wait(left, timeout=1)  # what was cancelled gets the time to end
+    assert not left, f"left behind: {sorted(task.get_name() for task in left)}"
+
+
+@pytest.fixture(autouse=True)
+def no_task_left(request: pytest.FixtureRequest) -> None:
+    """Puts `task_watch` around every coroutine test, outermost."""
+    if inspect.iscoroutinefunction(getattr(request, "function", None)):
+        request.getfixturevalue("task_watch")
