@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 from typing import Any
 from uuid import UUID, uuid4
@@ -162,12 +163,12 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         # from here on, what was started has to end in peace
         stack.push_async_callback(_quietly, owner.resign)
         stack.push_async_callback(_quietly, partial(polls.flush, everything=True))
-        stack.push_async_callback(polls.stop, config.shutdown_grace.total_seconds())
 
         clock = scheduler.Scheduler()
+        secret = _FileWatch(config.client_secret_file)
 
         async def tick() -> None:
-            if restored.is_set():
+            if restored.is_set() or secret.changed():
                 restored.clear()
                 polls.wake(["needs_attention"])
             polls.start_due()
@@ -176,8 +177,11 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         async def gauges() -> None:
             polls.show()
             measured.bytes_in_flight.set(config.max_bytes_in_flight - in_flight.free)
-            measured.database_up.set(0)
-            behind = await feed.backlog(database)
+            try:
+                behind = await feed.backlog(database)
+            except errors.DatabaseUnavailable:
+                measured.database_up.set(0)
+                raise
             measured.database_up.set(1)
             measured.feed_unnumbered.set(behind.unnumbered)
             measured.feed_oldest_unnumbered_seconds.set(behind.oldest_seconds)
@@ -204,9 +208,30 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await stack.enter_async_context(_root_task("sequencer", sequencer.run(database), failed))
         await stack.enter_async_context(clock)
+        # first of all at the end: heartbeats go on while running polls get their grace
+        stack.push_async_callback(polls.stop, config.shutdown_grace.total_seconds())
         _log.info("collecting", replica=str(replica_id), version=VERSION)
         yield Collector(replica_id, measured, web.port, failed)
         _log.info("stopping")
+
+
+class _FileWatch:
+    """Says once that a file is another one than before; a secret's own reader only looks when a token is asked for."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._stamp = self._look()
+
+    def changed(self) -> bool:
+        before, self._stamp = self._stamp, self._look()
+        return self._stamp != before
+
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat() if self._path else None
+        except OSError:
+            return None
+        return (found.st_mtime_ns, found.st_size, found.st_ino) if found else None
 
 
 @asynccontextmanager
@@ -228,7 +253,8 @@ async def _root_task(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        failed.cancel()
+        if not failed.cancel() and not failed.cancelled():
+            failed.exception()  # it is logged
 
 
 async def _quietly(call: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -81,6 +81,7 @@ async def _demo(
             f"{', with faults' if chaos else ''}. Log: {stage.log_file}. Metrics: "
             f"http://127.0.0.1:{stage.collector.port}/metrics. Ctrl-C ends it.",
             highlight=False,
+            soft_wrap=True,
         )
         deadline = time.monotonic() + seconds if seconds is not None else None
         if console.is_terminal:
@@ -99,15 +100,16 @@ async def _stage(config: settings.Settings, count: int, *, chaos: bool) -> Async
     folder.mkdir(parents=True, exist_ok=True)
     log_file = folder / "demo.log"
     async with AsyncExitStack() as stack:
+        # appended to, and before all else: a second demo is told that the first one has the folder, and spoils nothing
+        log.configure(config.log_level, "json", stack.enter_context(log_file.open("a", encoding="utf-8")))
         cluster = await stack.enter_async_context(Cluster(folder / "postgres"))
-        log.configure(config.log_level, "json", stack.enter_context(log_file.open("w", encoding="utf-8")))
         quirks = (
             runs.Quirks(late_share=0.02, late_seconds=60, tied_share=0.2, revised_share=0.05)
             if chaos
             else None
         )
         shown = world.World(seed=1, quirks=quirks)
-        shown.populate(count, rate=20.0, history=86_400.0)
+        shown.populate(count, rate=3.0, history=86_400.0)
         simulator = await stack.enter_async_context(
             server.Simulator(
                 shown, directory=folder, chaos=faults.Chaos.passing(0.2) if chaos else None, control=False
@@ -126,8 +128,8 @@ async def _stage(config: settings.Settings, count: int, *, chaos: bool) -> Async
             http_port=0,
             # quick enough to watch
             poll_interval="5s",
-            overlap="2min",
-            overlap_max="5min",
+            overlap="2m",
+            overlap_max="5m",
             initial_lookback="24h",
             request_timeout="10s",
         )
@@ -229,11 +231,11 @@ async def _summary(console: Console, stage: _Stage) -> int:
     truths = missing = doubled = 0
     decoder = msgspec.json.Decoder(_Dated)
     for line in await board.lines(stage.database):
-        if line.proven_until is None:
+        if line.proven_from is None or line.proven_until is None:
             continue
         held = await board.held(stage.database, line.tenant_id, line.proven_until)
         for full_id, record in stage.shown.truth(str(line.tenant_id)).items():
-            if timestamps.parse(decoder.decode(record).last_processed) < line.proven_until:
+            if line.proven_from <= timestamps.parse(decoder.decode(record).last_processed) < line.proven_until:
                 truths += 1
                 missing += full_id not in held
                 doubled += held.get(full_id, 1) > 1
@@ -241,6 +243,7 @@ async def _summary(console: Console, stage: _Stage) -> int:
         f"Proven complete: {truths:,} alerts of the simulator lie in the proven intervals; missing {missing}, "
         f"doubled {doubled}. The feed has {await board.changes(stage.database):,} changes.",
         highlight=False,
+        soft_wrap=True,
     )
     requests = stage.simulator.counters
     wrong = sum(number for name, number in requests.items() if name.startswith("fault:"))
@@ -248,5 +251,6 @@ async def _summary(console: Console, stage: _Stage) -> int:
         f"The simulator answered {requests['siem']:,} requests for alerts and {requests['token']:,} for tokens, "
         f"{wrong:,} of them with a fault.",
         highlight=False,
+        soft_wrap=True,
     )
     return 0 if missing == doubled == 0 else 1

@@ -137,6 +137,14 @@ class _Adapter(requests.adapters.HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
 
+    def close(self) -> None:
+        # urllib3 leaves this to the garbage collector, and an error's traceback can keep a pool until then.
+        pools = self.poolmanager.pools
+        keys = pools.keys()
+        for key in keys:
+            pools[key].close()
+        super().close()
+
 
 class _NoPlainHttp(requests.adapters.BaseAdapter):
     def send(self, *_args: Any, **_kwargs: Any) -> requests.Response:

@@ -57,15 +57,23 @@ def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The customer's name, as your SOC knows it.")],
     source: Annotated[
         list[str] | None,
-        typer.Option(help="What to read; may be repeated.  [default: ALERTWELL_DEFAULT_SOURCES]"),
+        typer.Option(
+            metavar="SOURCE", help="What to read; may be repeated.  [default: ALERTWELL_DEFAULT_SOURCES]"
+        ),
     ] = None,
     cloud: Annotated[
-        str | None, typer.Option(help="public, gcc, gcc-high, dod or china.  [default: ALERTWELL_CLOUD]")
+        str | None,
+        typer.Option(
+            metavar="CLOUD", help="public, gcc, gcc-high, dod or china.  [default: ALERTWELL_CLOUD]"
+        ),
     ] = None,
     region: Annotated[
-        str | None, typer.Option(help="Where its Defender data are stored, such as eu, us or uk.")
+        str | None,
+        typer.Option(metavar="REGION", help="Where its Defender data are stored, such as eu, us or uk."),
     ] = None,
-    external_ref: Annotated[str | None, typer.Option(help="Its number in your own systems.")] = None,
+    external_ref: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Its number in your own systems.")
+    ] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
     parameter: Annotated[
         list[str] | None,
@@ -78,9 +86,11 @@ def add(
         bool, typer.Option("--pending", help="Not consented yet: enrol, do not poll.")
     ] = False,
     client_id: Annotated[
-        str | None, typer.Option(help="The app in the customer's own tenant, a GUID.")
+        str | None, typer.Option(metavar="GUID", help="The app in the customer's own tenant, a GUID.")
     ] = None,
-    secret_file: Annotated[Path | None, typer.Option(help="File with that app's secret.")] = None,
+    secret_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File with that app's secret.")
+    ] = None,
     ask_secret: Annotated[bool, typer.Option("--ask-secret", help="Ask for that app's secret.")] = False,
 ) -> None:
     """Enrol one tenant, or change it.
@@ -172,4 +182,5 @@ def _of(option: str, read: Callable[[], T]) -> T:
     try:
         return read()
     except errors.BadInput as error:
-        raise errors.BadInput(f"{option} {error}") from None
+        # "--region mars", not "--region region mars"
+        raise errors.BadInput(f"{option} {str(error).removeprefix(option[2:]).lstrip()}") from None

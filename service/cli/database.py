@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -46,6 +45,8 @@ def address(settings: Settings) -> str:
 
 def work(settings: Settings, task: Callable[[pool.Database], Awaitable[T]], *, check: bool = True) -> T:
     """Run a coroutine with the database open. `check` refuses a schema that does not fit this version."""
+    import asyncio
+
     from service.store import pool, schema
 
     async def go() -> T:

@@ -1,4 +1,4 @@
-"""From what a person writes about a tenant to the values that are enrolled. Pure; every error names the field and what would be right."""
+"""From what a person writes about a tenant to the values that are enrolled. Pure; every error says what would be right."""
 
 from __future__ import annotations
 

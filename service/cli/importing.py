@@ -141,7 +141,7 @@ def _row(
         try:
             return read(cells.get(column, ""))
         except errors.BadInput as error:
-            problems.append(Problem(number, column, str(error)))
+            problems.append(Problem(number, column, str(error).removeprefix(column).lstrip()))
             return None
 
     tenant_id = field("tenant_id", enrolling.tenant_id)

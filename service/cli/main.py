@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
 from service import errors
 from service.cli import epilog, output, running, sql, status, tenants, trying
+
+ORDER: Final = (
+    "demo",
+    "run",
+    "migrate",
+    "tenants",
+    "status",
+    "sql",
+    "seal-key",
+    "healthcheck",
+    "simulate",
+    "version",
+)
 
 
 class Commands(TyperGroup):
@@ -22,16 +35,15 @@ class Commands(TyperGroup):
             output.warn(str(error))
             raise typer.Exit(2) from None
         except errors.DatabaseUnavailable as error:
-            output.warn(f"the database is not available: {error}")
+            output.warn(f"database: {error}")
             raise typer.Exit(1) from None
         except errors.AlertwellError as error:
             output.warn(str(error))
             raise typer.Exit(1) from None
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """In the order of this file, not of the alphabet."""
-        del ctx
-        return list(self.commands)
+        """In the order in which they are met."""
+        return sorted(super().list_commands(ctx), key=ORDER.index)
 
 
 app = typer.Typer(
@@ -88,6 +100,7 @@ app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=sql.EPILOG)(sql.sql)
 app.command(epilog=running.HEALTHCHECK_EPILOG)(running.healthcheck)
 app.command("seal-key", epilog=running.SEAL_KEY_EPILOG)(running.seal_key)
+app.command(epilog=trying.SIMULATE_EPILOG)(trying.simulate)
 app.command()(version)
 
 

@@ -73,7 +73,7 @@ def document(value: Any) -> None:
 
 
 def delimited(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, tabs: bool) -> None:
-    """CSV (RFC 4180, but line ends as here), or TSV with `\\t \\n \\r \\\\` escaped. NULL is empty in both."""
+    """CSV (RFC 4180, but line ends as here), or TSV with tabs, line ends and backslashes escaped. NULL is empty in both."""
     if tabs:
         for row in (columns, *rows):
             typer.echo("\t".join(cell(value).translate(_TSV_ESCAPES) for value in row))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -58,7 +57,10 @@ def run(
         typer.Option("--embedded", help="Keep the data in a PostgreSQL of our own, in ALERTWELL_DATA_DIR."),
     ] = False,
 ) -> None:
-    """Collect from all active tenants until it is told to stop. Any number of processes share the work."""
+    """Collect from all active tenants until told to stop.
+
+    Any number of processes on one database share the tenants; where one dies, the others go on with its tenants.
+    """
     from service import settings
 
     loaded = settings.load()
@@ -95,7 +97,12 @@ def check(loaded: Settings, *, embedded: bool) -> None:
 
 
 def migrate() -> None:
-    """Bring the database to this version's schema. Safe to run again, and while a service runs."""
+    """Bring the database to this version's schema.
+
+    Safe to run again, and while services run.
+    """
+    import asyncio
+
     from service import settings
     from service.store import schema
 
@@ -109,7 +116,12 @@ def healthcheck(
         bool, typer.Option("--ready", help="Ask whether it collects (/readyz), not only lives.")
     ] = False,
 ) -> None:
-    """Exit 0 where the service on this machine answers that it lives, else 1."""
+    """Ask the service on this machine whether it lives.
+
+    Exit code 0 where it says so within three seconds, else 1.
+    """
+    import asyncio
+
     from service import settings
     from service.web import healthcheck as asking
 
@@ -129,7 +141,10 @@ def seal_key(
         typer.Option(metavar="FILE", help="Put it on top of this file, made where it is missing."),
     ] = None,
 ) -> None:
-    """Make a key that seals tenants' own secrets in the database; ALERTWELL_SEALING_KEYS_FILE names the file of keys."""
+    """Make a key that seals tenants' own secrets.
+
+    They are stored in the database, sealed; ALERTWELL_SEALING_KEYS_FILE names the file with the keys, newest first.
+    """
     from service.auth import sealing
 
     key = sealing.generate_key()

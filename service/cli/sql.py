@@ -29,7 +29,10 @@ def sql(
     limit: Annotated[int, typer.Option(min=1, max=10_000_000, help="Most rows to show.")] = 1000,
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="Longest time for the query.")] = "60s",
 ) -> None:
-    """Run a read-only query: a table on a terminal, tab-separated values elsewhere."""
+    """Run a read-only query.
+
+    Its rows come as a table on a terminal, elsewhere as tab-separated values with a header.
+    """
     from service import settings
     from service.cli.status import duration
     from service.store import reports

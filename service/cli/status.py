@@ -51,7 +51,10 @@ def status(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")] = False,
 ) -> None:
-    """Tenants, streams, age of data, gaps, the change feed, replicas, and what needs a person."""
+    """How everything fares, for people and for Nagios.
+
+    Tenants, streams, the oldest data, gaps, the change feed, replicas, and what needs a person.
+    """
     from service import settings
     from service.store import reports
 

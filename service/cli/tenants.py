@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Enrol customers' tenants, look at them, pause and remove them.",
+    help="Enrol tenants, look at them, pause and remove them.",
 )
 app.command(epilog=adding.ADD_EPILOG)(adding.add)
 app.command("import", epilog=adding.IMPORT_EPILOG)(adding.import_)
@@ -42,7 +42,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, for progra
     ),
 )
 def list_(
-    state: Annotated[str | None, typer.Option(help=f"Only those in this state: {', '.join(STATES)}.")] = None,
+    state: Annotated[
+        str | None, typer.Option(metavar="STATE", help=f"Only those in this state: {', '.join(STATES)}.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """All tenants, by name."""
@@ -99,7 +101,10 @@ def list_(
     )
 )
 def show(who: Who, as_json: AsJson = False) -> None:
-    """All about one tenant: its streams, what is proven, gaps, last polls, rejects."""
+    """All about one tenant.
+
+    Its streams and what is proven, gaps, last polls and rejects.
+    """
     from service import settings
     from service.cli import showing
     from service.store import reports
@@ -123,7 +128,10 @@ def show(who: Who, as_json: AsJson = False) -> None:
     )
 )
 def pause(who: Who) -> None:
-    """Stop polling a tenant until it is resumed. What is stored stays; the time in between becomes a gap, healed later."""
+    """Stop polling a tenant until it is resumed.
+
+    What is stored stays, and what arrives meanwhile is read afterwards.
+    """
     _set_state(
         who, "paused", refuse={"removed": "it was removed", "pending": "it is pending: nothing is polled"}
     )
@@ -138,7 +146,10 @@ def pause(who: Who) -> None:
     )
 )
 def resume(who: Who) -> None:
-    """Poll a tenant that was paused, or one that was pending and has consented."""
+    """Poll a tenant again.
+
+    One that was paused, or one that was pending and has consented.
+    """
     _set_state(who, "active", refuse={"removed": "it was removed; enrol it again: alertwell tenants add"})
 
 
@@ -163,7 +174,6 @@ def remove(
 ) -> None:
     """Stop collecting from a tenant for good. Its alerts stay, unless --purge."""
     from service import settings
-    from service.store import reports
     from service.store import tenants as stored
 
     if not yes and not sys.stdin.isatty():

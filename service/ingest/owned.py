@@ -18,7 +18,8 @@ _FLUSH_EVERY = 60.0
 @dataclass(slots=True, eq=False)
 class Owned:
     """A stream that this replica owns. `due` and `gap_due` are monotonic seconds: of the next live window, and before
-    which no gap is read. `ticket` tells the heap which of its entries is the current one.
+    which no gap is read. `ticket` tells the heap which of its entries is the current one. `woken` says that a poll under way
+    may have failed of a cause that is gone meanwhile.
     """
 
     lease: model.Lease
@@ -30,6 +31,7 @@ class Owned:
     first: bool = True
     ticket: int = 0
     queued: bool = False
+    woken: bool = False
     task: asyncio.Task[None] | None = None
     last_success_at: datetime | None = None
     read_to: datetime | None = None

@@ -65,11 +65,14 @@ class Ownership:
             # counted from before the question: the database's clock started our time to live after that
             self.heartbeat_at = asked
             self._worker.may_poll_until = asked + self._ttl
+            if self._worker.closing:
+                return  # what ends in peace keeps its leases till then, and takes no more
             held = {lease.tenant_id: lease for lease in await leases.held(self._database, self._replica_id)}
             polled = self._worker.leases
             for tenant_id, lease in polled.items():
                 if held.get(tenant_id) != lease:
-                    self._worker.drop(tenant_id)  # its polls under way are fenced off
+                    for task in self._worker.drop(tenant_id):
+                        task.cancel()  # fenced off: it could store nothing more
                     self._forget(tenant_id)
             surplus = len(held) - fleet.share
             if surplus > 0:
@@ -85,12 +88,14 @@ class Ownership:
         self._worker.start_due()
 
     async def _adopt(self, fresh: list[model.Lease]) -> None:
+        taken: set[UUID] = set()
         for start in range(0, len(fresh), _LOAD_BATCH):
             batch = {lease.tenant_id: lease for lease in fresh[start : start + _LOAD_BATCH]}
             loaded = await streams.load(self._database, list(batch))
             self._worker.adopt([(batch[item.stream.tenant_id], item) for item in loaded])
-        if fresh:
-            _log.info("tenants_taken", count=len(fresh))
+            taken |= {item.stream.tenant_id for item in loaded}
+        if taken:  # a tenant whose streams are all disabled is looked at again each time
+            _log.info("tenants_taken", count=len(taken))
 
     async def _let_go(self, held: dict[UUID, model.Lease], surplus: int) -> None:
         """Release what is above our share, and take it out of `held`: first tenants that no poll is reading right now."""

@@ -19,7 +19,9 @@ GONE_FOR_GOOD: Final = timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a stream shows and when its next live window is due: `delay` in seconds from the start of this poll."""
+    """What a stream shows and when its next live window is due: `delay` in seconds, from the start of a poll that is complete,
+    from the end of one that failed (a Retry-After counts from the answer, however long that took).
+    """
 
     state: model.StreamState
     reason: str | None

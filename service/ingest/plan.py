@@ -83,13 +83,14 @@ def next_width(span: timedelta, items: int, size: int) -> timedelta:
 def split(window: model.Window, times: Sequence[datetime] = ()) -> tuple[model.Window, model.Window] | None:
     """(older, newer) parts of a window whose answer may have been cut, or None where it cannot be narrowed.
 
-    Just above the oldest time of a full answer if that lies inside: what is missing is most likely older. Else at the
-    median, else in the middle (also for answers that were too large, whose times nobody saw).
+    Just above the oldest time of a full answer if that lies inside: what is missing is most likely older. Above it by so
+    much that the newer part, which is asked for with a millisecond around it, does not bring that record again and with it
+    just as many. Else at the median, else in the middle (also for answers that were too large, whose times nobody saw).
     """
     candidates = []
     if times:
         ordered = sorted(times)
-        candidates = [ordered[0] + NARROWEST, ordered[len(ordered) // 2]]
+        candidates = [ordered[0] + 2 * NARROWEST, ordered[len(ordered) // 2]]
     candidates.append(window.since + window.span / 2)
     for candidate in candidates:
         border = timestamps.floor_ms(candidate)

@@ -1,8 +1,8 @@
 """One poll: the live window of a stream, then its gaps while the budget lasts.
 
 A window that comes back full is split and both parts are read, newest first. A window that fails for itself alone while the
-API is well is halved until the narrowest part that fails is found: that part stays a gap, with its reason, and is tried again
-on a slow schedule; everything around it is stored.
+API is well is halved until the narrowest part that fails is found: that part is set aside. It stays a gap, with its reason, and
+is tried again on a slow schedule; everything around it is stored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ _STEADY_FAILURES: Final = 3
 """From so many failures in a row on, a window that fails is halved: before, the API itself is the likelier cause."""
 _BOTH_HALVES: Final = 3
 """A window and its two halves: where all three fail, the API is at fault."""
+_ALL_QUARTERS: Final = 7
+"""And their halves, for what has been failing for a while: two bad records do not look like an API at fault."""
+_DEEPEST: Final = 40
+"""So many failures in a row while halving: LIVE_SPAN of years is one millisecond after fewer; then the API is at fault."""
 _PIECES: Final = 128
+_NARROW: Final = timedelta(seconds=1)
+"""A gap up to so wide that fails is set aside at once: it should not hold up older ones."""
 _POISON_RETRY: Final = timedelta(hours=1)
 
 
@@ -83,7 +89,9 @@ class Poll:
         now = self._desk.clock.now()
         window = plan.live_window(self.tally.stream, now, self._desk.rules)
         steady = self.tally.stream.failures >= _STEADY_FAILURES
-        await self._read_all(window, isolate=steady)
+        # what failed for good a while ago would have to be found anew by each poll as long as it is young
+        parts = Intervals.window(window) - self._memory.avoided(now)
+        await self._read_all([model.Window(*part, "live") for part in parts], isolate=steady)
         self.tally.live_date = now
 
     def open_gaps(self) -> Intervals:
@@ -94,21 +102,32 @@ class Poll:
         return found if reach is None else found.above(now - reach)
 
     async def gaps(self, may_go_on: Callable[[], bool]) -> None:
-        """Read gaps, newest first, until none is left, the budget is spent or `may_go_on` says no."""
+        """Read gaps, newest first, until none is left, the budget is spent or `may_go_on` says no.
+
+        A failure ends it, and says nothing of the live window: `tally.gap_error`. Raises errors.Throttled, which does.
+        """
         while may_go_on() and not self.spent:
-            window = plan.gap_window(self.open_gaps(), self._memory.width)
+            before = self.open_gaps()
+            window = plan.gap_window(before, self._memory.width)
             if window is None:
                 return
             steady = self._memory.gap_failures >= _STEADY_FAILURES
             try:
-                await self._read_all(window, isolate=steady)
+                await self._read_all([window], isolate=steady)
+                if self.open_gaps() == before and not self.spent:
+                    raise errors.Refused("the answers prove nothing: their Date header is missing or wrong")
                 self._memory.gap_failures = 0
-            except (errors.Throttled, errors.Attention):
+            except errors.Throttled:
                 raise
             except errors.PollFailure as failure:
                 self._memory.gap_failures += 1
+                # the next one is narrower: it may time out because of its size, or hold several bad records
+                self._memory.width = max(window.span / 4, plan.NARROWEST)
                 self.tally.gap_error = str(failure)
-                await self._note(window, failure)
+                if steady or window.span <= _NARROW:
+                    await self._set_aside(window, failure)
+                else:
+                    await self._note(window, failure)
                 return
 
     @property
@@ -116,14 +135,13 @@ class Poll:
         """Whether the budget is used up: the stream goes on in a later poll, and others get their turn."""
         return time.monotonic() >= self._deadline
 
-    async def _read_all(self, window: model.Window, *, isolate: bool) -> None:
-        """Read a window and the parts it has to be split into, newest first.
+    async def _read_all(self, parts: list[model.Window], *, isolate: bool) -> None:
+        """Read windows (oldest first) and the parts they have to be split into, newest first.
 
-        A failure that is the window's own is halved down to where it lies; one that both halves share is the API's, and raised.
+        A failure that is the window's own is halved down to where it lies; one that all its parts share is the API's, and raised.
         """
-        parts = [window]
         healthy = False
-        failures = 0
+        in_a_row = 0
         for _ in range(_PIECES):
             if not parts or (healthy and self.spent):
                 return  # what is left of a live window is a gap from now on
@@ -133,27 +151,34 @@ class Poll:
             except (errors.Throttled, errors.Attention, errors.Gone):
                 raise
             except errors.TooLarge as failure:
+                in_a_row += 1
+                if in_a_row > _DEEPEST:
+                    raise
                 self._memory.width = max(part.span / 4, plan.NARROWEST)
                 if halves := plan.split(part):
-                    parts += halves
+                    parts = [*parts, *halves]
                 else:
-                    await self._give_up(part, failure)
+                    await self._set_aside(part, failure)
             except errors.PollFailure as failure:
-                failures += 1
+                in_a_row += 1
                 own = isolate or isinstance(failure, errors.Refused | errors.BadBody)
-                if not own or (failures >= _BOTH_HALVES and not healthy):
+                most = _DEEPEST if healthy else _ALL_QUARTERS if isolate else _BOTH_HALVES
+                if not own or in_a_row >= most:
                     raise
                 if halves := plan.split(part):
                     # until something succeeds, the other half is tried before the halves of this one
-                    parts = parts + [*halves] if healthy else [*halves, *parts]
+                    parts = [*parts, *halves] if healthy else [*halves, *parts]
                 else:
-                    await self._give_up(part, failure)
+                    await self._set_aside(part, failure)
             else:
                 healthy = True
+                in_a_row = 0
                 if got.full and (pieces := plan.split(part, got.times)):
-                    parts += pieces
+                    parts = [*parts, *pieces]
                 elif got.full:
-                    await self._give_up(part, errors.Refused("a full answer whose window cannot be narrowed"))
+                    await self._set_aside(
+                        part, errors.Refused("a full answer whose window cannot be narrowed")
+                    )
 
     async def _read(self, window: model.Window) -> reading.Reading:
         tally = self.tally
@@ -162,7 +187,7 @@ class Poll:
         tally.counts += got.counts
         tally.windows += 1
         tally.stored = tally.stored or got.stored
-        if window.kind == "gap":
+        if window.kind == "gap" and not got.full:
             self._memory.width = plan.next_width(window.span, got.counts.items, got.size)
         if got.foreign:
             raise errors.Refused(
@@ -170,9 +195,8 @@ class Poll:
             )
         return got
 
-    async def _give_up(self, window: model.Window, failure: errors.PollFailure) -> None:
-        span = Intervals.of((window.since, window.until))
-        self._memory.poison.append((span, self._desk.clock.now() + _POISON_RETRY))
+    async def _set_aside(self, window: model.Window, failure: errors.PollFailure) -> None:
+        self._memory.poison.append((Intervals.window(window), self._desk.clock.now() + _POISON_RETRY))
         await self._note(window, failure)
 
     async def _note(self, window: model.Window, failure: errors.PollFailure) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -28,12 +29,15 @@ class Sender(Protocol):
 class Clock:
     """Our clock, corrected by what the answers' Date headers say; one a process.
 
-    Dates have whole seconds, so a difference below two of them is noise and not followed.
+    The median of a few answers counts: one host with a wrong clock does not move the windows of all tenants. Dates have whole
+    seconds, so a difference below two of them is noise and not followed.
     """
 
     _NOISE = timedelta(seconds=2)
+    _ANSWERS = 5
 
     def __init__(self) -> None:
+        self._seen: deque[timedelta] = deque(maxlen=self._ANSWERS)
         self._offset = timedelta()
 
     @property
@@ -53,7 +57,8 @@ class Clock:
         """An answer has just arrived that is dated so."""
         if date is None:
             return
-        seen = date + timedelta(milliseconds=500) - self.ours()
+        self._seen.append(date + timedelta(milliseconds=500) - self.ours())
+        seen = sorted(self._seen)[len(self._seen) // 2]
         if abs(seen - self._offset) > self._NOISE:
             self._offset = seen if abs(seen) > self._NOISE else timedelta()
 

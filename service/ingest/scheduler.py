@@ -1,7 +1,8 @@
 """The clock: APScheduler calls short coroutines at their times. Polls are tasks of the worker, never jobs of the scheduler.
 
-APScheduler runs on the wall clock, so a step of it against the monotonic clock of over 2 s reschedules everything here; a late
-call is run, not skipped (its own default skips after one second), and calls never pile up.
+APScheduler runs on the wall clock, so a step of it against the monotonic clock of over 2 s reschedules everything here; a task
+of its own watches for that, since after a step backwards APScheduler itself sleeps until the old time comes again. A late call
+is run, not skipped (its own default skips after one second), and calls never pile up.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from service import errors
 
 _STEP = 2.0
+_WATCH = 1.0
 _ENDING = 5.0
 _log = structlog.get_logger(__name__)
 
@@ -30,23 +32,25 @@ class Scheduler:
 
     def __init__(self) -> None:
         self._scheduler = AsyncIOScheduler(
-            timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
+            # one instance at a time is our own business (`_busy`): APScheduler would log each call that it leaves out
+            timezone=UTC,
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 2},
         )
         self._failing: set[str] = set()
-        self._running: set[asyncio.Task[None]] = set()
+        self._busy: dict[str, asyncio.Task[None]] = {}
         self._wall_minus_monotonic = time.time() - time.monotonic()
         self.ticked_at = time.monotonic()
-        """Monotonic time of the last call of any kind: a scheduler that stands still shows here."""
+        """Monotonic time of the last call of any kind, also of one left out: a scheduler that stands still shows here."""
 
     def every(self, seconds: float, call: Call, *, name: str) -> None:
-        """Run `call` every so many seconds, for the first time at once."""
+        """Run `call` every so many seconds, for the first time at once. Left out while it still runs."""
 
         async def guarded() -> None:
             self.ticked_at = time.monotonic()
             task = asyncio.current_task()
-            if task is not None:
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
+            if name in self._busy or task is None:
+                return
+            self._busy[name] = task
             try:
                 await call()
             except errors.DatabaseUnavailable as error:
@@ -59,30 +63,36 @@ class Scheduler:
                 if name in self._failing:
                     _log.info("database_back", during=name)
                     self._failing.discard(name)
+            finally:
+                del self._busy[name]
 
         self._scheduler.add_job(
             guarded, "interval", seconds=seconds, id=name, next_run_time=datetime.now(UTC)
         )
 
     async def _watch_wall_clock(self) -> None:
-        offset = time.time() - time.monotonic()
-        step = offset - self._wall_minus_monotonic
-        if abs(step) > _STEP:
-            _log.warning("wall_clock_stepped", seconds=round(step, 1))
-            self._wall_minus_monotonic = offset
-            for job in self._scheduler.get_jobs():
-                job.modify(next_run_time=datetime.now(UTC))
+        while True:
+            await asyncio.sleep(_WATCH)
+            offset = time.time() - time.monotonic()
+            step = offset - self._wall_minus_monotonic
+            if abs(step) > _STEP:
+                _log.warning("wall_clock_stepped", seconds=round(step, 1))
+                self._wall_minus_monotonic = offset
+                for job in self._scheduler.get_jobs():
+                    job.modify(next_run_time=datetime.now(UTC))
 
     async def __aenter__(self) -> Self:
-        self.every(1.0, self._watch_wall_clock, name="wall clock")
         self._scheduler.start()
+        self._watch = asyncio.create_task(self._watch_wall_clock(), name="wall clock")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._watch.cancel()
         # APScheduler's own shutdown cancels what runs, in the middle of a transaction
         self._scheduler.pause()
-        if self._running:
-            await asyncio.wait(self._running, timeout=_ENDING)
+        if self._busy:
+            await asyncio.wait(self._busy.values(), timeout=_ENDING)
         self._scheduler.shutdown(wait=False)
+        await asyncio.gather(self._watch, return_exceptions=True)

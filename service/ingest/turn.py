@@ -148,7 +148,7 @@ class Turn:
             dice=self._dice,
         )
         owned.first = False
-        owned.due = owned.gap_due = self._started + verdict.delay
+        owned.due = owned.gap_due = now + verdict.delay
         if owned.stream.failures == 0:
             # said once, then quiet until it is over: /metrics and soc.coverage have it all the time
             _log.warning("stream_failing", state=verdict.state, reason=verdict.reason)

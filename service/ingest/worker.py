@@ -63,6 +63,11 @@ class Worker:
         return {tenant_id: next(iter(mine.values())).lease for tenant_id, mine in self._owned.items()}
 
     @property
+    def closing(self) -> bool:
+        """Whether `stop` was called: nothing is taken over any more."""
+        return self._slots.closing
+
+    @property
     def running(self) -> int:
         """Polls under way."""
         return len(self._running)
@@ -87,9 +92,10 @@ class Worker:
         """Make streams that show one of these states due now: the cause may be gone."""
         for mine in self._owned.values():
             for owned in mine.values():
-                if owned.stream.state in states and owned.task is None:
-                    owned.due = owned.gap_due = time.monotonic()
-                    self._push(owned)
+                if owned.task is not None:
+                    owned.woken = True
+                elif owned.stream.state in states:
+                    self._due_now(owned)
 
     def start_due(self) -> None:
         """Start what is due, live work first, then gaps, while there are slots. The tick and every freed slot call it."""
@@ -164,6 +170,10 @@ class Worker:
     def _current(self, owned: Owned) -> bool:
         return self._owned.get(owned.lease.tenant_id, {}).get(owned.stream.source) is owned
 
+    def _due_now(self, owned: Owned) -> None:
+        owned.due = owned.gap_due = time.monotonic()
+        self._push(owned)
+
     def _push(self, owned: Owned) -> None:
         owned.ticket += 1
         self._pushes += 1
@@ -199,7 +209,11 @@ class Worker:
         if lost:
             self._lost(owned)
             return
-        self._push(owned)
+        woken, owned.woken = owned.woken, False
+        if woken and owned.stream.failures:
+            self._due_now(owned)
+        else:
+            self._push(owned)
         if owned.stream.state == "catching_up" and not owned.queued:
             owned.queued = True
             self._gap_queue.append(owned)

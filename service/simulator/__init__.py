@@ -8,6 +8,7 @@ world over HTTPS).
     world      tenants, their app registrations and alerts; `truth` is what a collector should end up holding
     runs       alerts in order of time: generated, bulk or given one by one
     stories    alerts as JSON, from the playbooks; the same story gives the same bytes
+    ticks      exact time, and a clock to turn by hand        dice   seeded chance
     entra      the token service        siem       "pull detections"
     chaos      faults as values, by chance or by plan
     server     TLS, lifecycle, counters; `serve` for the command line

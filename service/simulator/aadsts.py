@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 import uuid
 from typing import Any
 
-from service.simulator import ticks
+from service.simulator import dice, ticks
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,7 +129,7 @@ class Problem(Exception):
         return entry.status if entry else 400
 
     def body(
-        self, *, authority: str, now: int, rng: random.Random, correlation: str, error: str = ""
+        self, *, authority: str, now: int, rng: dice.Dice, correlation: str, error: str = ""
     ) -> dict[str, Any]:
         """The error as Entra words it; `now` in ticks. `error` replaces the OAuth error (metadata says
         invalid_tenant).

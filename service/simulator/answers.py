@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -39,11 +40,6 @@ def json(value: Any, status: int = 200) -> Answer:
         "Pragma": "no-cache",
     }
     return Answer(status, headers, (msgspec.json.encode(value),))
-
-
-def empty(status: int, **headers: str) -> Answer:
-    """An answer without a body; underscores in header names stand for hyphens."""
-    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 def instead(fault: chaos.Fault, now: int) -> Answer | None:
@@ -105,17 +101,18 @@ async def send(
         return web.Response(status=answer.status, headers=headers, body=first)
     response = web.StreamResponse(status=answer.status, headers=headers)
     response.enable_chunked_encoding()
-    await response.prepare(request)
-    body = _pack(_chain(first, second, pieces)) if packed else _plain(_chain(first, second, pieces))
-    async for block in body:
-        if kind == "reset_inside":
-            await response.write(block[: max(1, len(block) // 2)])
-            return _reset(request, response)
-        if kind == "slow" and fault is not None:
-            await _trickle(response, block, fault.seconds, closing)
-        else:
-            await response.write(block)
-    await response.write_eof()
+    body = _chain(first, second, pieces)
+    with contextlib.suppress(ConnectionError):  # the client has gone: nobody is left to tell
+        await response.prepare(request)
+        async for block in _pack(body) if packed else _plain(body):
+            if kind == "reset_inside":
+                await response.write(block[: max(1, len(block) // 2)])
+                return _reset(request, response)
+            if kind == "slow" and fault is not None:
+                await _trickle(response, block, fault.seconds, closing)
+            else:
+                await response.write(block)
+        await response.write_eof()
     return response
 
 

@@ -37,10 +37,10 @@ class Certificates:
 def issue(directory: pathlib.Path, names: Iterable[str] = ()) -> Certificates:
     """Write ca.pem, server.pem and server-key.pem (0600) into the folder.
 
-    The certificate covers localhost, 127.0.0.1, ::1 and the further host names or addresses given. The CA's key
-    is thrown away: nothing else can ever be signed with it. Files of an earlier call stay as they are where they
-    still serve, so that a simulator can be started again without its clients noticing. Raises OSError where the
-    folder cannot be written.
+    The certificate covers localhost, 127.0.0.1, ::1 and the further host names or addresses given. The CA's
+    key is thrown away: nothing else can ever be signed with it. Files of an earlier call stay as they are
+    where they still serve, so that a simulator can be started again without its clients noticing. Raises
+    OSError where the folder cannot be written.
     """
     files = Certificates(directory / "ca.pem", directory / "server.pem", directory / "server-key.pem")
     alternatives = [_general_name(name) for name in dict.fromkeys(("localhost", "127.0.0.1", "::1", *names))]

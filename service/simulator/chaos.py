@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import random
 from collections.abc import Mapping
 from typing import Literal
+
+from service.simulator import dice
 
 Surface = Literal["metadata", "token", "siem"]
 Kind = Literal[
@@ -33,6 +34,11 @@ Kind = Literal[
     "aadsts",  # Entra's error `code`
     "token",  # a token that differs: see lifetime, roles, tid, audience
 ]
+
+
+# What makes sense on one side only: tokens come from Entra, records from the APIs.
+_ENTRA_ONLY = frozenset({"aadsts", "token"})
+_API_ONLY = frozenset({"wrong_type", "partial", "twice", "older", "strange", "empty", "bomb"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,7 +110,8 @@ class Chaos:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for shares in (self.api, self.token):
+        sides: tuple[tuple[Surface, Mapping[str, float]], ...] = (("siem", self.api), ("token", self.token))
+        for surface, shares in sides:
             unknown = shares.keys() - FAULTS.keys()
             if unknown:
                 raise ValueError(
@@ -112,6 +119,8 @@ class Chaos:
                 )
             if any(share < 0 for share in shares.values()) or sum(shares.values()) > 1.000001:
                 raise ValueError("probabilities of faults must be 0 to 1 and together at most 1")
+            for name in shares:
+                check(surface, FAULTS[name])
 
     @classmethod
     def passing(cls, share: float, seed: int = 1) -> Chaos:
@@ -126,6 +135,12 @@ class Chaos:
         )
 
 
+def check(surface: Surface, fault: Fault) -> None:
+    """Raise ValueError for a fault that a surface cannot have."""
+    if fault.kind in (_ENTRA_ONLY if surface == "siem" else _API_ONLY):
+        raise ValueError(f"a {fault.kind!r} fault makes no sense on the {surface} surface")
+
+
 class Script:
     """Which fault the next answer gets: what is planned for the tenant first, then chance."""
 
@@ -137,7 +152,7 @@ class Script:
     def change(self, chaos: Chaos) -> None:
         """Other probabilities from now on; plans stay."""
         self.chaos = chaos
-        self._rng = random.Random(chaos.seed)
+        self._rng = dice.Dice(chaos.seed)
 
     def plan(
         self, surface: Surface, tenant_id: str, fault: Fault | str | None, times: int | None = 1
@@ -145,9 +160,12 @@ class Script:
         """The tenant's next `times` answers are this fault (a name of `FAULTS` will do; None: an answer as
         it should be).
 
-        Plans queue up. With times None the fault stands until `clear`, behind what is queued.
+        Plans queue up. Raises ValueError for a fault that this surface cannot have. With times None the
+        fault stands until `clear`, behind what is queued.
         """
         value = FAULTS[fault] if isinstance(fault, str) else fault
+        if value is not None:
+            check(surface, value)
         key: tuple[Surface, str] = (surface, tenant_id.lower())
         if times is not None:
             self.planned.setdefault(key, collections.deque()).extend([value] * times)

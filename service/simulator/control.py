@@ -121,6 +121,9 @@ def _change(simulator: server.Simulator, wanted: Faults) -> Mapping[str, Any]:
     ]
     if unknown:
         raise ValueError(f"no such fault: {', '.join(unknown)} (there are: {', '.join(chaos.FAULTS)})")
+    for plan in wanted.plan:  # all is looked at before anything is changed
+        if plan.fault is not None:
+            chaos.check(plan.surface, chaos.FAULTS[plan.fault])
     now = script.chaos
     changed = chaos.Chaos(
         now.api if wanted.api is None else wanted.api,

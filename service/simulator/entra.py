@@ -16,15 +16,15 @@ a secret that is right but expired; a tenant with `v1_only` answers the v2 scope
 from __future__ import annotations
 
 import dataclasses
-import random
 import re
+import urllib.parse
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
-from service.simulator import aadsts, answers, chaos, ticks, tokens, world
+from service.simulator import aadsts, answers, chaos, dice, ticks, tokens, world
 
 # Even a busy Entra answers in JSON; a bare gateway's page is the fault "503-html".
 _BUSY = {429: 90055, 500: 50000, 502: 90033, 503: 90033, 504: 90033}
@@ -37,7 +37,7 @@ class Entra:
     def __init__(self, shown: world.World, signer: tokens.Signer) -> None:
         self._world = shown
         self._signer = signer
-        self._rng = random.Random(f"{shown.seed}/traces")
+        self._rng = dice.Dice(f"{shown.seed}/traces")
 
     def place(self, method: str, path: str) -> tuple[chaos.Surface, str] | None:
         """Which surface a request belongs to and the tenant it names; None where Entra has no such page."""
@@ -54,7 +54,9 @@ class Entra:
     async def answer(
         self, request: web.BaseRequest, fault: chaos.Fault | None, instead: answers.Answer | None
     ) -> answers.Answer:
-        """The answer to a request that `place` has recognised; `instead` is what the fault puts in its place."""
+        """The answer to a request that `place` has recognised; `instead` is what the fault puts in its
+        place.
+        """
         name, _, rest = request.path.strip("/").partition("/")
         rest = rest.lower()
         authority = f"https://{request.host}"
@@ -67,8 +69,7 @@ class Entra:
             if fault is not None and fault.kind == "aadsts":
                 raise aadsts.Problem(fault.code, tenant=name)
             if rest.startswith("oauth2/"):
-                form = {key: value for key, value in (await request.post()).items() if isinstance(value, str)}
-                return self._token(name, form, fault, v2=rest == "oauth2/v2.0/token")
+                return self._token(name, _form(await request.read()), fault, v2=rest == "oauth2/v2.0/token")
             if rest.endswith("/keys"):
                 return answers.json(self._signer.jwks())
             if rest == "discovery/instance":
@@ -91,7 +92,9 @@ class Entra:
                 error=error,
             )
             refusal = answers.json(body, instead.status if instead else problem.status)
-            return dataclasses.replace(refusal, headers=refusal.headers | (instead.headers if instead else {}))
+            return dataclasses.replace(
+                refusal, headers=refusal.headers | (instead.headers if instead else {})
+            )
 
     def _token(
         self, name: str, form: Mapping[str, str], fault: chaos.Fault | None, *, v2: bool
@@ -185,6 +188,14 @@ class Entra:
         }
 
 
+def _form(body: bytes) -> dict[str, str]:
+    """The fields of a form, whatever it calls itself; nothing where it cannot be one."""
+    try:
+        return dict(urllib.parse.parse_qsl(body.decode(errors="replace"), max_num_fields=100))
+    except ValueError:
+        return {}
+
+
 def _v2_resource(scope: str) -> str:
     """The one resource of a v2 scope. Raises Problem."""
     scopes = scope.split()
@@ -204,5 +215,5 @@ def _is_guid(name: str) -> bool:
     return True
 
 
-def _guid_or_new(text: str, rng: random.Random) -> str:
+def _guid_or_new(text: str, rng: dice.Dice) -> str:
     return text if _is_guid(text) else str(uuid.UUID(int=rng.getrandbits(128), version=4))

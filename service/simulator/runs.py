@@ -10,11 +10,10 @@ from __future__ import annotations
 import array
 import bisect
 import dataclasses
-import random
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from service.simulator import stories, ticks
+from service.simulator import dice, stories, ticks
 
 BUCKET_TARGET = 256  # detections a generated bucket holds at most, roughly
 
@@ -149,7 +148,7 @@ class Given:
 
 
 def backlog(
-    estate: stories.Estate, quirks: Quirks, rng: random.Random, count: int, *, span: tuple[int, int]
+    estate: stories.Estate, quirks: Quirks, rng: dice.Dice, count: int, *, span: tuple[int, int]
 ) -> Generated:
     """Exactly `count` detections processed from the span's first time up to, not including, its second.
 
@@ -187,7 +186,7 @@ class Live:
 
     def bucket(self, number: int) -> Generated | None:
         """The bucket's alerts; None where there are none (most buckets of a quiet tenant)."""
-        rng = random.Random(f"{self._seed}/{number}")
+        rng = dice.Dice(f"{self._seed}/{number}")
         begin, end = number * self.width, (number + 1) * self.width
         expected = (
             self._rate * self.width / ticks.MINUTE / stories.MEAN_PARTS / (1 + self._quirks.revised_share)
@@ -199,7 +198,7 @@ class Live:
         return Generated(self._estate, self._quirks, kept) if kept else None
 
 
-def _unfold(quirks: Quirks, rng: random.Random, begin: int, end: int) -> Iterator[stories.Detection]:
+def _unfold(quirks: Quirks, rng: dice.Dice, begin: int, end: int) -> Iterator[stories.Detection]:
     """One story's detections, each 2 seconds to 4 minutes after the one before, squeezed in before `end` if
     need be.
     """

@@ -19,6 +19,8 @@ from aiohttp import web
 
 from service.simulator import answers, certificates, chaos, control, entra, siem, ticks, tokens, world
 
+_Waiter = tuple[str, int, asyncio.Future[None]]
+
 
 class Simulator:
     """Entra and the Defender APIs for one world, while the context is open.
@@ -56,6 +58,7 @@ class Simulator:
         self._names = tuple(names)
         self._directory = directory
         self._control = control
+        self._waiters: list[_Waiter] = []
         self._signer = tokens.Signer()
         self._entra = entra.Entra(shown, self._signer)
         self.siem = siem.Siem(shown, self._signer, choices or siem.Choices())
@@ -88,6 +91,19 @@ class Simulator:
         """
         self.script.plan(surface, tenant_id, fault, times)
 
+    async def reached(self, counter: str, count: int) -> None:
+        """Return once a counter stands at `count` or more: how a test waits for a collector without
+        sleeping.
+        """
+        if self.counters[counter] >= count:
+            return
+        waiter: _Waiter = (counter, count, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
+        try:
+            await waiter[2]
+        finally:
+            self._waiters.remove(waiter)
+
     async def __aenter__(self) -> Self:
         issued = certificates.issue(self._directory, self._names)
         self._closing = asyncio.Event()
@@ -116,24 +132,23 @@ class Simulator:
             answer, fault = self._siem(request)
         elif (place := self._entra.place(request.method, request.path)) is not None:
             surface, name = place
-            self.counters[surface] += 1
+            self._count(surface)
             tenant = self.world.find(name)
             tenant_id = tenant.tenant_id if tenant else name.lower()
             if surface == "token" and tenant is not None:
                 self.token_requests[tenant_id] += 1
             fault = self._take(surface, tenant_id)
-            answer = (fault and answers.instead(fault, self._date())) or await self._entra.answer(
-                request, fault
-            )
+            instead = answers.instead(fault, self._date()) if fault else None
+            answer = await self._entra.answer(request, fault, instead)
         elif self._control and request.path.startswith("/_sim/"):
             answer = await control.answer(self, request)
         else:
-            self.counters["elsewhere"] += 1
+            self._count("elsewhere")
             answer = answers.Answer(404)
         return await answers.send(request, answer, ticks.http_date(self._date()), fault, self._closing)
 
     def _siem(self, request: web.BaseRequest) -> tuple[answers.Answer, chaos.Fault | None]:
-        self.counters["siem"] += 1
+        self._count("siem")
         fault: chaos.Fault | None = None
         try:
             tenant_id = self.siem.tenant(request)
@@ -142,16 +157,22 @@ class Simulator:
             answer = answers.instead(fault, self._date()) if fault else None
             if answer is None:
                 answer, count = self.siem.answer(request, tenant_id, fault)
-                self.counters["siem_records"] += count
+                self._count("siem_records", count)
         except siem.Refused as refused:
-            self.counters[f"siem:{refused.status}"] += 1
+            self._count(f"siem:{refused.status}")
             answer, fault = answers.Answer(refused.status), None
         return answer, fault
+
+    def _count(self, counter: str, by: int = 1) -> None:
+        self.counters[counter] += by
+        for name, count, future in self._waiters:
+            if name == counter and self.counters[name] >= count and not future.done():
+                future.set_result(None)
 
     def _take(self, surface: chaos.Surface, tenant_id: str) -> chaos.Fault | None:
         fault = self.script.take(surface, tenant_id)
         if fault is not None:
-            self.counters[f"fault:{fault.kind}"] += 1
+            self._count(f"fault:{fault.kind}")
         return fault
 
     def _date(self) -> int:
@@ -171,9 +192,9 @@ async def serve(
 ) -> None:
     """Run until cancelled. `write` gets, line by line, what a collector must be told.
 
-    The folder then holds ca.pem, settings.env (the same lines), tenants.csv (`alertwell tenants import` reads it),
-    client_secret and secrets of tenants with an app of their own, these 0600. Raises OSError where it cannot
-    listen or write.
+    The folder then holds ca.pem, settings.env (the same lines), tenants.csv (`alertwell tenants import`
+    reads it), client_secret and secrets of tenants with an app of their own, these 0600. Raises OSError
+    where it cannot listen or write.
     """
     async with Simulator(
         shown, directory=directory, host=host, port=port, names=names, chaos=chaos, control=control
@@ -187,7 +208,9 @@ async def serve(
 
 
 def describe(simulator: Simulator, directory: pathlib.Path) -> dict[str, str]:
-    """The settings that point a collector at the simulator; writes the files that they and tenants.csv name."""
+    """The settings that point a collector at the simulator; writes the files that they and tenants.csv
+    name.
+    """
     shown = simulator.world
     secret_file = directory / "client_secret"
     certificates.write_private(secret_file, shown.app.secret.encode())

@@ -28,13 +28,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 from aiohttp import web
 
-from service.simulator import answers, chaos, ticks, tokens, world
+from service.simulator import answers, chaos, dice, ticks, tokens, world
 
 DEFAULT_SPAN = 2 * ticks.HOUR
 AUDIENCES = frozenset({world.SIEM_RESOURCE, f"{world.SIEM_RESOURCE}/"})
@@ -99,7 +98,7 @@ class Siem:
         self._world = shown
         self._signer = signer
         self.choices = choices
-        self._rng = random.Random(f"{shown.seed}/siem")
+        self._rng = dice.Dice(f"{shown.seed}/siem")
 
     def place(self, path: str) -> bool:
         """Whether the request is for this API; /siem/… stays this API's when others share /api/alerts."""

@@ -52,7 +52,9 @@ class Estate(NamedTuple):
 
 
 class Detection(NamedTuple):
-    """One detection in numbers: 64 bits, two times in ticks, its part of the story (plus REVISED, if it is)."""
+    """One detection in numbers: 64 bits, two times in ticks, its part of the story (plus REVISED, if it
+    is).
+    """
 
     story: int
     begin: int

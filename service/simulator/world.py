@@ -14,11 +14,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import random
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from service.simulator import runs, stories, ticks
+from service.simulator import dice, runs, stories, ticks
 
 SIEM_RESOURCE = "https://graph.windows.net"
 # The APIs that can be asked for; a tenant has the service principals of these unless told otherwise.
@@ -62,8 +61,8 @@ class Tenant:
 
     app: what a collector should use for it. consented: app ids with a service principal here (without:
     700016). resources: APIs provisioned here (others: 500011). roles: app roles granted, by resource (none
-    for the SIEM API). v1_only: Entra refuses the v2 scope of the SIEM audience. deleted: the SIEM API
-    answers 403.
+    for the SIEM API). rate: alerts a minute, fixed when the tenant is added. v1_only: Entra refuses the v2
+    scope of the SIEM audience. deleted: the SIEM API answers 403.
     """
 
     tenant_id: str
@@ -128,7 +127,7 @@ class World:
         self.seed = seed
         self.clock = clock
         self.quirks = quirks or runs.Quirks()
-        rng = random.Random(f"{seed}/apps")
+        rng = dice.Dice(f"{seed}/apps")
         self.app = App(_guid(rng), (Secret(_secret(rng)),))
         self.apps: dict[str, App] = {self.app.app_id: self.app}
         self._tenants: dict[str, Tenant] = {}
@@ -147,7 +146,7 @@ class World:
 
     def new_app(self, name: str) -> App:
         """An app registration of its own, its id and secret following from the seed and the name."""
-        rng = random.Random(f"{self.seed}/app/{name}")
+        rng = dice.Dice(f"{self.seed}/app/{name}")
         return self.register(App(_guid(rng), (Secret(_secret(rng)),)))
 
     def add_tenant(
@@ -182,9 +181,10 @@ class World:
         """Add so many plausible tenants with rates from a fifth of `rate` to three times it (alerts a
         minute).
         """
-        rng = random.Random(f"{self.seed}/tenants")
+        first = len(self._tenants)  # a second call goes on where the first ended
+        rng = dice.Dice(f"{self.seed}/tenants/{first}")
         added = []
-        for number in range(count):
+        for number in range(first, first + count):
             series, place = divmod(number, len(_NAMES))
             name = f"{_NAMES[place]} {series + 1}" if series else _NAMES[place]
             share = rng.choice((0.2, 0.5, 0.5, 1.0, 1.0, 3.0))
@@ -215,10 +215,11 @@ class World:
         """File exactly `count` story detections between two times (ticks), or all at one where they are
         equal.
 
-        Costs 25 bytes a detection; with `encoded` 2 KB, and then an answer costs next to nothing (benchmarks).
+        Costs 25 bytes a detection; with `encoded` 2 KB, and then an answer costs next to nothing
+        (benchmarks).
         """
         tenant = self._tenants[tenant_id]
-        rng = random.Random(f"{self.seed}/{tenant_id}/backlog/{len(tenant.backlogs)}")
+        rng = dice.Dice(f"{self.seed}/{tenant_id}/backlog/{len(tenant.backlogs)}")
         quirks = self.quirks if until > since else dataclasses.replace(self.quirks, revised_share=0.0)
         filed = runs.backlog(tenant.estate, quirks, rng, count, span=(since, until))
         if encoded:
@@ -296,10 +297,10 @@ _NAMES = (
 )  # fmt: skip
 
 
-def _guid(rng: random.Random) -> str:
+def _guid(rng: dice.Dice) -> str:
     return str(uuid.UUID(int=rng.getrandbits(128), version=4))
 
 
-def _secret(rng: random.Random) -> str:
+def _secret(rng: dice.Dice) -> str:
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
     return "sim~" + "".join(rng.choices(letters, k=36))

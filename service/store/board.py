@@ -20,6 +20,7 @@ class Line:
     watermark: datetime | None
     lag_seconds: float | None
     gap_seconds: float
+    proven_from: datetime | None
     proven_until: datetime | None
     stored: int
     updated: int
@@ -35,7 +36,7 @@ async def lines(database: pool.Database) -> list[Line]:
                    c.data_age_seconds AS lag_seconds,
                    (SELECT coalesce(sum(extract(epoch FROM upper(g) - lower(g))), 0)::float8 FROM unnest(c.gaps) g)
                        AS gap_seconds,
-                   c.proven_until,
+                   lower(c.wanted) AS proven_from, c.proven_until,
                    coalesce(p.stored, 0)::int8 AS stored, coalesce(p.updated, 0)::int8 AS updated,
                    (SELECT count(*) FROM soc.rejects r WHERE r.tenant_id = c.tenant_id AND r.source = c.source) AS rejected
             FROM soc.coverage c

@@ -14,6 +14,9 @@ import asyncpg
 from service import errors
 from service.store import pool
 
+# SQLSTATEs that are no fault of a query: the connection, the server's end, its resources.
+_SERVERS_TROUBLE = ("08", "53", "57P")
+
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
@@ -58,7 +61,7 @@ async def gauges(database: pool.Database, *, ttl: float) -> Gauges:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What `status` shows. Ages and sums are in seconds; `oldest` is the enabled stream with the oldest data, None without any."""
+    """What `status` shows. Ages and sums are in seconds; `oldest` is the enabled stream with the oldest data, if there is one."""
 
     tenants: dict[str, int]
     streams: dict[str, int]
@@ -249,29 +252,29 @@ async def read_only(
 
     Values are plain: ranges, and whatever else JSON does not know, are text. BadInput says what is wrong with the query.
     """
-    try:
-        async with database.connection() as connection, connection.transaction(readonly=True):
-            try:
-                await connection.execute(
-                    "SELECT set_config('statement_timeout', $1, true)", str(int(seconds * 1000))
-                )
-                prepared = await connection.prepare(statement)
-                if prepared.get_parameters():
-                    raise errors.BadInput("the query has parameters ($1): write the values into it")
-                columns = [attribute.name for attribute in prepared.get_attributes()]
-                # The server ends it first: it knows what it is doing.
-                open_cursor = await prepared.cursor(timeout=seconds + 10)
-                rows = await open_cursor.fetch(limit, timeout=seconds + 10)
-            except asyncpg.QueryCanceledError:
-                raise errors.BadInput(f"the query took longer than {seconds:g} s") from None
-            except (ValueError, OverflowError) as error:
-                raise errors.BadInput(
-                    f"the result holds a value that cannot be read ({error}): cast it to text"
-                ) from None
-            return columns, [tuple(_plain(value) for value in row) for row in rows]
-    except asyncpg.PostgresError as error:
-        hint = f" ({error.hint})" if getattr(error, "hint", None) else ""
-        raise errors.BadInput(f"{error.message if hasattr(error, 'message') else error}{hint}") from error
+    async with database.connection() as connection, connection.transaction(readonly=True):
+        try:
+            milliseconds = max(1, int(seconds * 1000))  # 0 would be no limit
+            await connection.execute("SELECT set_config('statement_timeout', $1, true)", str(milliseconds))
+            prepared = await connection.prepare(statement)
+            if prepared.get_parameters():
+                raise errors.BadInput("the query has parameters ($1): write the values into it")
+            columns = [attribute.name for attribute in prepared.get_attributes()]
+            # The server ends it first: it knows what it is doing.
+            open_cursor = await prepared.cursor(timeout=seconds + 10)
+            rows = await open_cursor.fetch(limit, timeout=seconds + 10)
+        except asyncpg.QueryCanceledError:
+            raise errors.BadInput(f"the query took longer than {seconds:g} s") from None
+        except asyncpg.PostgresError as error:
+            if (error.sqlstate or "").startswith(_SERVERS_TROUBLE):
+                raise
+            hint = f" ({error.hint})" if error.hint else ""
+            raise errors.BadInput(f"{error.message}{hint}".replace("\n", " ")) from error
+        except (ValueError, OverflowError) as error:
+            raise errors.BadInput(
+                f"the result holds a value that cannot be read ({error}): cast it to text"
+            ) from None
+    return columns, [tuple(_plain(value) for value in row) for row in rows]
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -68,6 +69,7 @@ async def make(
     yield build
     for each in made:
         await each.close()
+        await asyncio.to_thread(each._pool.shutdown)  # what hung has ended by its own deadline
 
 
 def access(tenant_id: str = CONTOSO, credential: model.Credential | None = None) -> model.Access:

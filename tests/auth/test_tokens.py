@@ -285,7 +285,9 @@ async def test_deadline(
     assert claims(await made.token(fabrikam, "siem"))["tid"] == FABRIKAM
 
 
-async def test_queue(make: Make, sim: server.Simulator, contoso: model.Access, fabrikam: model.Access) -> None:
+async def test_queue(
+    make: Make, sim: server.Simulator, contoso: model.Access, fabrikam: model.Access
+) -> None:
     """Where all places are taken for long, a caller is told so."""
     made = make(deadline=0.5, places=1, queue_time=0.05)
     sim.plan("token", CONTOSO, "hang")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import ssl
+from collections.abc import Mapping
 
 import aiohttp
 import pytest
@@ -13,6 +14,20 @@ from service.simulator import server, ticks, world
 
 CONTOSO = "11111111-1111-1111-1111-111111111111"
 FABRIKAM = "22222222-2222-2222-2222-222222222222"
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What came back, whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    content_type: str
+    body: bytes
+
+    def json(self):
+        """The body, decoded."""
+        return json.loads(self.body)
 
 
 @dataclasses.dataclass
@@ -25,14 +40,12 @@ class Client:
     async def get(self, path, **options):
         """One GET, read to its end."""
         async with self.session.get(self.simulator.url + path, allow_redirects=False, **options) as response:
-            await response.read()
-            return response
+            return Answer(response.status, response.headers, response.content_type, await response.read())
 
     async def post(self, path, **options):
         """One POST, read to its end."""
         async with self.session.post(self.simulator.url + path, **options) as response:
-            await response.read()
-            return response
+            return Answer(response.status, response.headers, response.content_type, await response.read())
 
     async def form(self, tenant_id, version="v1", **changes):
         """A token request that is right but for `changes` (None takes a parameter out)."""
@@ -48,7 +61,7 @@ class Client:
 
     async def bearer(self, tenant_id):
         """The header of an authorised request."""
-        answer = await (await self.form(tenant_id)).json()
+        answer = (await self.form(tenant_id)).json()
         return {"Authorization": f"Bearer {answer['access_token']}"}
 
     async def alerts(self, tenant_id, query=(), **options):
@@ -60,7 +73,7 @@ class Client:
         """The FullIds of an answer in its order."""
         response = await self.alerts(tenant_id, query)
         assert response.status == 200
-        return [row["FullId"] for row in json.loads(await response.read())]
+        return [row["FullId"] for row in response.json()]
 
 
 @pytest.fixture

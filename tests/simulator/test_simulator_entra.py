@@ -49,8 +49,8 @@ async def test_msal_gets_a_token_and_keeps_it(simulator):
 
 async def test_the_token_says_whose_it_is_and_is_signed_by_the_published_key(simulator, client):
     """Claims are those of an app-only token for this tenant, without roles, verifiable by JWKS."""
-    token = (await (await client.form(CONTOSO, "v2")).json())["access_token"]
-    keys = await (await client.get(f"/{CONTOSO}/discovery/v2.0/keys")).json()
+    token = ((await client.form(CONTOSO, "v2")).json())["access_token"]
+    keys = (await client.get(f"/{CONTOSO}/discovery/v2.0/keys")).json()
     assert jwt.get_unverified_header(token)["kid"] == keys["keys"][0]["kid"]
     claims = jwt.decode(
         token,
@@ -74,13 +74,13 @@ async def test_granted_roles_are_in_the_token_of_their_resource(simulator, clien
     """A tenant's roles for another API come with a token for that API."""
     simulator.world.tenants[CONTOSO].roles["https://graph.microsoft.com"] = ("SecurityAlert.Read.All",)
     answer = await client.form(CONTOSO, "v2", scope="https://graph.microsoft.com/.default")
-    claims = jwt.decode((await answer.json())["access_token"], options={"verify_signature": False})
+    claims = jwt.decode(answer.json()["access_token"], options={"verify_signature": False})
     assert claims["roles"] == ["SecurityAlert.Read.All"]
 
 
 async def test_v1_answers_numbers_as_strings(client):
     """The v1 endpoint gives every number as a string and names the resource; v2 gives numbers."""
-    old = await (await client.form(CONTOSO)).json()
+    old = (await client.form(CONTOSO)).json()
     noon = ticks.parse("2026-10-01T12:00:00Z") // ticks.SECOND
     assert {key: value for key, value in old.items() if key != "access_token"} == {
         "token_type": "Bearer",
@@ -90,7 +90,7 @@ async def test_v1_answers_numbers_as_strings(client):
         "not_before": str(noon),
         "resource": "https://graph.windows.net",
     }
-    new = await (await client.form(CONTOSO, "v2")).json()
+    new = (await client.form(CONTOSO, "v2")).json()
     assert {key: value for key, value in new.items() if key != "access_token"} == {
         "token_type": "Bearer",
         "expires_in": 3599,
@@ -101,11 +101,11 @@ async def test_v1_answers_numbers_as_strings(client):
 async def test_metadata_has_the_tenant_first_and_https(simulator, client):
     """Endpoints of the metadata are https on the host asked, the tenant their first segment; domains work too."""
     for name in (CONTOSO.upper(), "contoso.onmicrosoft.com"):
-        found = await (await client.get(f"/{name}/v2.0/.well-known/openid-configuration")).json()
+        found = (await client.get(f"/{name}/v2.0/.well-known/openid-configuration")).json()
         assert found["token_endpoint"] == f"{simulator.url}/{CONTOSO}/oauth2/v2.0/token"
         assert found["issuer"] == f"{simulator.url}/{CONTOSO}/v2.0"
         assert found["authorization_endpoint"].startswith(f"{simulator.url}/{CONTOSO}/")
-    discovered = await (
+    discovered = (
         await client.get(
             "/common/discovery/instance",
             params={"authorization_endpoint": f"{simulator.url}/{CONTOSO}/oauth2/v2.0/authorize"},
@@ -121,7 +121,7 @@ async def test_metadata_has_the_tenant_first_and_https(simulator, client):
 async def test_metadata_of_an_unknown_tenant(simulator, client):
     """An unknown tenant is 400 invalid_tenant with 90002, and a ValueError in MSAL's constructor."""
     response = await client.get(f"/{NOBODY}/v2.0/.well-known/openid-configuration")
-    body = await response.json()
+    body = response.json()
     assert (response.status, body["error"], body["error_codes"]) == (400, "invalid_tenant", [90002])
     with pytest.raises(ValueError, match="Unable to get authority configuration"):
         await asyncio.to_thread(with_msal, simulator, NOBODY)
@@ -151,7 +151,7 @@ async def test_metadata_of_an_unknown_tenant(simulator, client):
 async def test_refusals(client, tenant_id, version, changes, status, error, code):
     """Each mistake has its status, OAuth error and code, in the body that Entra writes."""
     response = await client.form(tenant_id, version, **changes)
-    body = await response.json()
+    body = response.json()
     assert (response.status, body["error"], body["error_codes"]) == (status, error, [code])
     assert sorted(body) == [
         "correlation_id",
@@ -171,11 +171,26 @@ async def test_refusals(client, tenant_id, version, changes, status, error, code
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"\xff=\xfe", "application/x-www-form-urlencoded; charset=nonsense"),
+        (b"&".join(b"a=b" for _ in range(500)), "application/x-www-form-urlencoded"),
+        (b'{"grant_type":"client_credentials"}', "application/json"),
+        (b"", "multipart/form-data"),
+    ],
+)
+async def test_bodies_that_are_no_form(client, body, kind):
+    """Whatever is posted, the answer is that a parameter is missing."""
+    response = await client.post(f"/{CONTOSO}/oauth2/token", data=body, headers={"Content-Type": kind})
+    assert (response.status, response.json()["error_codes"]) == (400, [900144])
+
+
 async def test_the_correlation_id_is_the_callers(client):
     """The id that the client sends comes back, so that a request can be followed."""
     given = "12345678-1234-4234-8234-123456789abc"
     response = await client.post(f"/{CONTOSO}/oauth2/token", headers={"client-request-id": given})
-    assert (await response.json())["correlation_id"] == given
+    assert response.json()["correlation_id"] == given
 
 
 async def test_expired_secrets_and_rotation(simulator, clock, client):
@@ -186,7 +201,7 @@ async def test_expired_secrets_and_rotation(simulator, clock, client):
     assert (await client.form(CONTOSO, client_secret="old")).status == 200
     clock.advance(60)
     response = await client.form(CONTOSO, client_secret="old")
-    assert (response.status, (await response.json())["error_codes"]) == (401, [7000222])
+    assert (response.status, response.json()["error_codes"]) == (401, [7000222])
     assert (await client.form(CONTOSO, client_secret="new")).status == 200
 
 
@@ -194,7 +209,7 @@ async def test_consent_can_be_missing_and_come(simulator, client):
     """Without consent the app is not found in the tenant; with it the next request succeeds."""
     tenant = simulator.world.tenants[CONTOSO]
     tenant.consented.clear()
-    assert (await (await client.form(CONTOSO)).json())["error_codes"] == [700016]
+    assert ((await client.form(CONTOSO)).json())["error_codes"] == [700016]
     tenant.consented.add(simulator.world.app.app_id)
     assert (await client.form(CONTOSO)).status == 200
 
@@ -204,16 +219,16 @@ async def test_a_tenant_with_its_own_app(simulator, client):
     own = simulator.world.add_tenant("33333333-3333-3333-3333-333333333333", "Adatum", own_app=True)
     first, _ = await asyncio.to_thread(with_msal, simulator, own.tenant_id, None, own.app)
     assert "access_token" in first
-    assert (await (await client.form(own.tenant_id)).json())["error_codes"] == [700016]
+    assert ((await client.form(own.tenant_id)).json())["error_codes"] == [700016]
     elsewhere = await client.form(CONTOSO, client_id=own.app.app_id, client_secret=own.app.secret)
-    assert (await elsewhere.json())["error_codes"] == [700016]
+    assert elsewhere.json()["error_codes"] == [700016]
 
 
 async def test_only_v1_may_work(simulator, client):
     """A tenant can refuse the v2 scope of the SIEM audience and still serve the v1 form."""
     simulator.world.tenants[CONTOSO].v1_only = True
     refused = await client.form(CONTOSO, "v2")
-    assert (refused.status, (await refused.json())["error"]) == (400, "invalid_scope")
+    assert (refused.status, refused.json()["error"]) == (400, "invalid_scope")
     assert (await client.form(CONTOSO, "v1")).status == 200
     assert (await client.form(CONTOSO, "v2", scope="https://graph.microsoft.com/.default")).status == 200
 
@@ -235,7 +250,7 @@ async def test_planned_tokens(simulator, client, fault, claim, value):
     """A token can be planned with other roles, tenant, audience or lifetime; the next one is right again."""
     simulator.plan("token", CONTOSO, fault)
     claims = [
-        jwt.decode((await (await client.form(CONTOSO)).json())["access_token"], options={"verify_signature": False})
+        jwt.decode(((await client.form(CONTOSO)).json())["access_token"], options={"verify_signature": False})
         for _ in range(2)
     ]
     assert claims[0][claim] == value
@@ -255,10 +270,13 @@ async def test_planned_refusals_in_order(simulator, client):
         response = await client.form(CONTOSO)
         seen.append((response.status, response.headers.get("Retry-After"), response.content_type))
     assert seen[:3] == [
-        (429, "7", "application/octet-stream"),
-        (429, "7", "application/octet-stream"),
-        (429, "Thu, 01 Oct 2026 12:00:07 GMT", "application/octet-stream"),
+        (429, "7", "application/json"),
+        (429, "7", "application/json"),
+        (429, "Thu, 01 Oct 2026 12:00:07 GMT", "application/json"),
     ]
     assert [status for status, _, _ in seen[3:]] == [503, 400, 200]
     assert seen[3][2] == "text/html"
+    simulator.plan("token", CONTOSO, "503")
+    busy = (await client.form(CONTOSO)).json()
+    assert (busy["error"], busy["error_codes"]) == ("temporarily_unavailable", [90033])
     assert (await client.get(f"/{CONTOSO}/v2.0/.well-known/openid-configuration")).status == 400

@@ -247,7 +247,8 @@ def test_a_key_of_512_bytes_is_kept():
     ("number", "kept"),
     [
         ("1e131071", True), ("1e131072", False), ("10e131071", False), ("1.5E+131071", True), ("1e-16383", True),
-        ("1e-16384", False), ("0.1e-16383", False), ("0e99999", True), ("0e-99999", False), ("1e999999999999", False), ("-1e131072", False),
+        ("1e-16384", False), ("0.1e-16383", False), ("0e99999", True), ("0e-99999", False), ("1e999999999999", False),
+        ("-1e131072", False),
         ("1e400", True), ("9" * 4000, True), ("9" * 5000, False), ("0." + "1" * 16_383, True), ("0." + "1" * 16_384, False),
     ],
 )  # fmt: skip

@@ -1,0 +1,197 @@
+"""What collecting costs: the real replica over TLS against the simulator in a process of its own, into a durable PostgreSQL.
+
+    .venv/bin/python benchmarks/collect.py ingest    # 100,000 alerts of 50 tenants
+    .venv/bin/python benchmarks/collect.py idle      # 5,000 tenants with nothing new, 60 s interval
+    .venv/bin/python benchmarks/collect.py backlog   # 200,000 alerts of one tenant beside 50 live ones
+
+Each prints one table row a figure. They are no tests: they fail only where the result is wrong. Run them on a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from uuid import UUID
+
+from service import app, log, model, settings
+from service.simulator import server, ticks, world
+from service.store import pool, schema, tenants
+from service.store.embedded import Cluster
+
+MINUTE = 60 * ticks.SECOND
+
+
+def build(scenario: str, scale: float) -> world.World:
+    """The same world in both processes: it follows from its seed."""
+    shown = world.World(seed=7)
+    now = ticks.now()
+    if scenario == "ingest":
+        each = int(100_000 * scale) // 50
+        for tenant in shown.populate(50, rate=0.0):
+            shown.add_backlog(tenant.tenant_id, each, since=now - 1440 * MINUTE, until=now - 30 * MINUTE, encoded=True)
+    elif scenario == "idle":
+        shown.populate(int(5_000 * scale), rate=0.0)
+    else:
+        big, *_ = shown.populate(51, rate=6.0, history=600.0)
+        shown.add_backlog(
+            big.tenant_id, int(200_000 * scale), since=now - 5 * 1440 * MINUTE, until=now - 180 * MINUTE, encoded=True
+        )
+    return shown
+
+
+async def serve(scenario: str, scale: float, folder: Path) -> None:
+    """The simulator's process: says where it is on stdout, ends when stdin closes."""
+    shown = build(scenario, scale)
+    async with server.Simulator(shown, directory=folder) as sim:
+        counts = {t: shown.count(t).records for t in list(shown.tenants)[:60]} if scenario != "idle" else {}
+        said = {
+            "authority": sim.authority_url,
+            "siem": sim.siem_url,
+            "ca": str(sim.ca_file),
+            "app": shown.app.app_id,
+            "secret": shown.app.secret,
+            "tenants": [[t.tenant_id, t.name, t.region] for t in shown.tenants.values()],
+            "counts": counts,
+        }
+        print(json.dumps(said), flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+def used() -> tuple[float, float]:
+    """CPU seconds of this process, and its peak RSS in MiB."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def now_rss() -> float:
+    """Resident MiB of this moment."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+
+async def measure(scenario: str, scale: float, seconds: float) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        command = [sys.executable, __file__, scenario, "--scale", str(scale), "--serve", name]
+        simulator = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            assert simulator.stdout is not None
+            said = json.loads(simulator.stdout.readline())
+            async with Cluster(folder / "pg") as cluster:
+                await run(scenario, said, cluster.dsn, folder, seconds)
+        finally:
+            assert simulator.stdin is not None
+            simulator.stdin.close()
+            simulator.wait()
+
+
+async def run(scenario: str, said: dict, dsn: str, folder: Path, seconds: float) -> None:
+    log.configure("warning", "json", (folder / "log").open("w"))
+    await schema.migrate(dsn)
+    config = settings.load(
+        {},
+        client_id=said["app"],
+        client_secret=said["secret"],
+        authority_url=said["authority"],
+        siem_url=said["siem"],
+        ca_file=said["ca"],
+        http_port=0,
+        initial_lookback="7d",
+    )
+    enrolments = [
+        tenants.Enrolment(model.Tenant(UUID(t), name, region=region), {"siem": {}}) for t, name, region in said["tenants"]
+    ]
+    async with pool.open_database(dsn, size=2) as database:
+        await tenants.enrol(database, enrolments, lookback=config.initial_lookback)
+        started, (cpu, _) = time.monotonic(), used()
+        async with app.collector(config, dsn) as running:
+            if scenario == "idle":
+                await idle(running, len(enrolments), seconds)
+            else:
+                await drain(scenario, running, database, said, started, cpu)
+
+
+async def drain(scenario, running, database, said, started, cpu) -> None:
+    wanted = sum(said["counts"].values())
+    while True:
+        async with database.connection() as connection:
+            stored = await connection.fetchval("SELECT count(*) FROM alertwell.alert")
+            numbered = await connection.fetchval("SELECT last_seq FROM alertwell.feed_head")
+        if min(stored, numbered) >= wanted:
+            break
+        await asyncio.sleep(0.05)
+    wall, (spent, peak) = time.monotonic() - started, used()
+    spent -= cpu
+    async with database.connection() as connection:
+        doubled = stored - await connection.fetchval(
+            "SELECT count(*) FROM (SELECT DISTINCT tenant_id, full_id FROM alertwell.alert) d"
+        )
+        size = await connection.fetchval("SELECT pg_total_relation_size('alertwell.alert')")
+    row("alerts stored and numbered in the feed", f"{stored:,} (wanted {wanted:,}, doubled {doubled})")
+    row("wall", f"{wall:.2f} s, {stored / wall:,.0f} alerts/s")
+    row("process CPU", f"{spent:.2f} s, {spent / stored * 1e6:.1f} µs an alert")
+    row("peak RSS", f"{peak:.0f} MiB")
+    row("alert table with indexes", f"{size / stored:,.0f} bytes an alert")
+    if scenario == "backlog":
+        lags(running)
+
+
+async def idle(running, tenant_count: int, seconds: float) -> None:
+    measured = running.metrics
+
+    def polls() -> float:
+        return sum(s.value for m in measured.polls.collect() for s in m.samples if s.name.endswith("_total"))
+
+    while polls() < tenant_count:
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(60)  # the first interval spreads the polls
+    before, (cpu, _), since = polls(), used(), time.monotonic()
+    await asyncio.sleep(seconds)
+    done, (spent, peak), wall = polls() - before, used(), time.monotonic() - since
+    row("polls", f"{done:.0f} in {wall:.0f} s of {tenant_count} tenants")
+    row("process CPU", f"{(spent - cpu) / wall:.1%} of a core, {(spent - cpu) / done * 1e6:.0f} µs an idle poll")
+    row("peak RSS", f"{peak:.0f} MiB (now {now_rss():.0f})")
+    lags(running)
+
+
+def lags(running) -> None:
+    buckets = {}
+    for metric in running.metrics.poll_lag_seconds.collect():
+        for sample in metric.samples:
+            if sample.name.endswith("_bucket"):
+                buckets[sample.labels["le"]] = sample.value
+    total = buckets["+Inf"]
+    shares = ", ".join(f"{buckets[le] / total:.1%} within {le} s" for le in ("1.0", "2.0", "5.0"))
+    row("polls start after their due time", f"{shares} of {total:.0f}")
+
+
+def row(what: str, figure: str) -> None:
+    print(f"| {what} | {figure} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenario", choices=["ingest", "idle", "backlog"])
+    parser.add_argument("--scale", type=float, default=1.0, help="of the tenants or alerts")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of the idle measurement")
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(serve(options.scenario, options.scale, options.serve))
+        return
+    print(f"| {options.scenario} (scale {options.scale:g}) | {os.cpu_count()} cores, Python {platform.python_version()} |")
+    print("|---|---|", flush=True)
+    with asyncio.Runner(loop_factory=app._loop_factory()) as runner:
+        runner.run(measure(options.scenario, options.scale, options.seconds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""A credential that Entra refuses: one probe in place of a request a tenant."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service import errors, model
+from service.auth import breaker, modes, tokens
+from service.simulator import server, world
+
+CONTOSO = "11111111-1111-1111-1111-111111111111"
+
+Make = Callable[..., tokens.Tokens]
+
+
+class Clock:
+    """Monotonic seconds that stand still."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def refusal() -> errors.CredentialRefused:
+    return errors.CredentialRefused("the client secret has expired (AADSTS7000222)", code="secret_expired")
+
+
+async def call(guard: breaker.Breaker, outcome: Exception | None = None) -> None:
+    async with guard.guard():
+        if outcome:
+            raise outcome
+
+
+async def test_pauses() -> None:
+    """The first refusal opens for a minute, each refused probe doubles that up to an hour, a success ends it."""
+    clock = Clock()
+    guard = breaker.Breaker(clock=clock)
+    pauses = []
+    for _ in range(8):
+        with pytest.raises(errors.CredentialRefused) as refused:
+            await call(guard, refusal())
+        pauses.append(refused.value.retry_after)
+        with pytest.raises(errors.CredentialRefused, match="AADSTS7000222") as refused:
+            await call(guard)
+        assert refused.value.code == "secret_expired"
+        clock.now += pauses[-1]
+    assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+    await call(guard)
+    await call(guard)
+    assert not guard.is_open
+
+
+async def test_one_probe() -> None:
+    """When the pause is over one call goes, the others of that moment wait for what it brings."""
+    clock = Clock()
+    guard = breaker.Breaker(clock=clock)
+    with pytest.raises(errors.CredentialRefused):
+        await call(guard, refusal())
+    clock.now += 60
+    gone, answered = [], asyncio.Event()
+
+    async def one(number: int) -> None:
+        async with guard.guard():
+            gone.append(number)
+            if number == 0:
+                await answered.wait()
+
+    calls = [asyncio.create_task(one(number)) for number in range(5)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert gone == [0]
+    answered.set()
+    await asyncio.gather(*calls)
+    assert sorted(gone) == [0, 1, 2, 3, 4]
+
+
+async def test_probe_without_answer() -> None:
+    """A probe that fails for another reason proves nothing: the next call is the next probe."""
+    clock = Clock()
+    guard = breaker.Breaker(clock=clock)
+    with pytest.raises(errors.CredentialRefused):
+        await call(guard, refusal())
+    clock.now += 60
+    with pytest.raises(errors.Transient):
+        await call(guard, errors.Transient("no answer"))
+    assert guard.is_open
+    await call(guard)
+    assert not guard.is_open
+
+
+async def test_late_refusals() -> None:
+    """Refusals of calls that were under way already do not lengthen the pause."""
+    clock = Clock()
+    guard = breaker.Breaker(clock=clock)
+    both_in = asyncio.Barrier(2)
+
+    async def one() -> None:
+        async with guard.guard():
+            await both_in.wait()
+            raise refusal()
+
+    refused = await asyncio.gather(one(), one(), return_exceptions=True)
+    assert [failure.retry_after for failure in refused if isinstance(failure, errors.CredentialRefused)] == [
+        60,
+        60,
+    ]
+
+
+def tenants(shown: world.World, count: int) -> list[model.Access]:
+    ids = [str(uuid.UUID(int=number + 1)) for number in range(count)]
+    for each in ids:
+        shown.add_tenant(each, f"Tenant {each}")
+    return [model.Access(model.Tenant(uuid.UUID(each), "A tenant")) for each in ids]
+
+
+async def test_no_hammering(make: Make, shown: world.World, sim: server.Simulator) -> None:
+    """Fifty tenants of one refused secret cost as many requests as run at once, and then none."""
+    made = make(shared=modes.SharedApp(shown.app.app_id, "expired"), places=2)
+    asked = tenants(shown, 50)
+    failed = await asyncio.gather(*(made.token(each, "siem") for each in asked), return_exceptions=True)
+    assert {type(failure) for failure in failed} == {errors.CredentialRefused}
+    assert sim.token_requests.total() <= 2
+    before = sim.token_requests.total()
+    with pytest.raises(errors.CredentialRefused) as refused:
+        await made.token(asked[0], "siem")
+    assert 0 < (refused.value.retry_after or 0) <= 60
+    assert sim.token_requests.total() == before
+
+
+async def test_changed_file_closes(
+    make: Make, shown: world.World, tmp_path: Path, contoso: model.Access
+) -> None:
+    """A changed secret file is tried at once, though the old secret's pause still runs."""
+    file = tmp_path / "secret"
+    file.write_text("an old secret")
+    made = make(shared=modes.SharedApp(shown.app.app_id, file))
+    with pytest.raises(errors.CredentialRefused):
+        await made.token(contoso, "siem")
+    replacement = tmp_path / "new"
+    replacement.write_text(shown.app.secret)
+    os.replace(replacement, file)
+    assert await made.token(contoso, "siem")
+
+
+async def test_restored(
+    make: Make, shown: world.World, contoso: model.Access, new_secret: Callable[[str], None]
+) -> None:
+    """When the probe is accepted, whoever waits for the credential is told, once."""
+    told = []
+    made = make(on_restored=lambda: told.append(1))
+    secret = shown.app.secret
+    new_secret("another")
+    with pytest.raises(errors.CredentialRefused):
+        await made.token(contoso, "siem")
+    new_secret(secret)
+    next(iter(made._breakers.values()))._until = 0.0
+    assert await made.token(contoso, "siem")
+    made.discard(contoso, "siem", await made.token(contoso, "siem"))
+    assert await made.token(contoso, "siem")
+    assert told == [1]
+
+
+async def test_living_tokens_stay(
+    make: Make, contoso: model.Access, fabrikam: model.Access, new_secret: Callable[[str], None]
+) -> None:
+    """A refused credential takes no token away that still lives."""
+    made = make()
+    held = await made.token(contoso, "siem")
+    new_secret("another")
+    with pytest.raises(errors.CredentialRefused):
+        await made.token(fabrikam, "siem")
+    assert await made.token(contoso, "siem") == held
+
+
+async def test_one_tenants_refusal(
+    make: Make, shown: world.World, sim: server.Simulator, contoso: model.Access, fabrikam: model.Access
+) -> None:
+    """A refusal that concerns one customer, though it says invalid_client, keeps nobody else waiting."""
+    made = make()
+    sim.plan("token", CONTOSO, dataclasses.replace(server.chaos.Fault("aadsts"), code=650052))
+    with pytest.raises(errors.Attention) as refused:
+        await made.token(contoso, "siem")
+    assert refused.value.code == "no_licence"
+    assert await made.token(fabrikam, "siem")

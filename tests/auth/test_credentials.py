@@ -1,0 +1,223 @@
+"""Secrets at rest, secret files, and what Entra's refusals mean."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from service import errors
+from service.auth import aadsts, claims, modes, replies, sealing
+
+TENANT = uuid.UUID("11111111-1111-1111-1111-111111111111")
+GRAPH = "https://graph.windows.net"
+
+
+def test_sealed_and_opened() -> None:
+    """A sealed secret opens again and does not show."""
+    sealer = sealing.Sealer([sealing.generate_key()])
+    sealed = sealer.seal("pässword")
+    assert b"ssword" not in sealed
+    assert sealer.unseal(sealed) == "pässword"
+
+
+def test_rotated_keys(tmp_path: Path) -> None:
+    """A new key on top seals from then on, while the old one still opens what it sealed."""
+    file = tmp_path / "keys"
+    old, new = sealing.generate_key(), sealing.generate_key()
+    file.write_text(f"# the first key\n{old}\n")
+    sealed = sealing.Sealer.from_file(file).seal("secret")
+    file.write_text(f"{new}  # newest first\n\n{old}\n")
+    both = sealing.Sealer.from_file(file)
+    assert both.unseal(sealed) == "secret"
+    assert sealing.Sealer([new]).unseal(both.seal("next")) == "next"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "empty"),
+        ("# only words\n", "no sealing key"),
+        ("not-a-key\n", "line 1"),
+        (f"{sealing.generate_key()}\nhalf-a-key=\n", "line 2"),
+        ("k\u00e9y\n", "line 1"),
+    ],
+)
+def test_bad_keys(tmp_path: Path, content: str, words: str) -> None:
+    """A keys file that cannot be used is named with the line, never with the key."""
+    file = tmp_path / "keys"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(errors.BadSetting, match=words) as failed:
+        sealing.Sealer.from_file(file)
+    assert "half-a-key" not in str(failed.value)
+    assert "not-a-key" not in str(failed.value)
+
+
+def test_foreign_seal() -> None:
+    """What was sealed with a key that is gone names the setting."""
+    sealed = sealing.Sealer([sealing.generate_key()]).seal("secret")
+    with pytest.raises(errors.BadSetting, match="SEALING_KEYS_FILE"):
+        sealing.Sealer([sealing.generate_key()]).unseal(sealed)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"secret\n", "secret"),
+        (b"secret\r\n", "secret"),
+        (b" secret \n\n", " secret \n"),
+        (b"\xef\xbb\xbfsecret", "secret"),
+    ],
+)
+def test_secret_file(tmp_path: Path, content: bytes, text: str) -> None:
+    """One line end is dropped, for editors put it there; nothing else is."""
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    assert sealing.read_secret_file(file) == text
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"\n", "empty"), (b"\xff\xfe\x00", "UTF-8"), (b"a\0b", "UTF-8"), (b"x" * 70_000, "over")],
+)
+def test_bad_secret_file(tmp_path: Path, content: bytes, words: str) -> None:
+    """A file that is no secret is named with what is wrong."""
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    with pytest.raises(errors.BadSetting, match=words):
+        sealing.read_secret_file(file)
+
+
+def test_missing_secret_file(tmp_path: Path) -> None:
+    """A missing file or a folder is named with what the system says."""
+    for path in (tmp_path / "missing", tmp_path):
+        with pytest.raises(errors.BadSetting, match="cannot be read"):
+            sealing.read_secret_file(path)
+
+
+def test_shared_secret(tmp_path: Path) -> None:
+    """A changed file is another version; one that is away, empty or rewritten with the same text is not."""
+    file = tmp_path / "secret"
+    file.write_text("one")
+    shared = modes.SharedSecret(modes.SharedApp("an-app", file))
+    first, mode = shared.read()
+    assert mode == modes.ClientSecret("one")
+    file.unlink()
+    assert shared.read() == (first, mode)
+    file.write_text("")
+    assert shared.read() == (first, mode)
+    file.write_text("one")
+    os.utime(file, (1, 1))
+    assert shared.read() == (first, mode)
+    file.write_text("two")
+    second, mode = shared.read()
+    assert mode == modes.ClientSecret("two")
+    assert second != first
+
+
+def test_shared_secret_never_there(tmp_path: Path) -> None:
+    """A file that never could be read says why."""
+    with pytest.raises(errors.BadSetting, match="cannot be read"):
+        modes.SharedSecret(modes.SharedApp("an-app", tmp_path / "missing")).read()
+
+
+@pytest.mark.parametrize(
+    ("body", "who", "code"),
+    [
+        ({"error": "invalid_client", "error_codes": [7000222]}, "O", "secret_expired"),
+        ({"error": "invalid_client", "error_codes": [999999]}, "O", "credential_refused"),
+        ({"error": "invalid_client"}, "O", "credential_refused"),
+        ({"error": "unauthorized_client", "error_codes": [1]}, "C", "app_not_in_tenant"),
+        ({"error": "invalid_grant", "error_description": "AADSTS65001: no"}, "C", "consent_missing"),
+        ({"error": "temporarily_unavailable", "error_codes": [7000222]}, "R", "entra_unavailable"),
+        ({"error": "server_error", "error_codes": [90055]}, "R", "entra_throttles"),
+        ({"error": "brand_new", "error_codes": [424242]}, "O", "entra_refuses"),
+        ({"error": "<script>", "error_codes": ["7000222", True, -1, 10**12, None]}, "O", "entra_refuses"),
+        (
+            {"error": "invalid_request", "error_codes": {"a": 1}, "error_description": 7},
+            "B",
+            "request_refused",
+        ),
+    ],
+)
+def test_verdicts(body: dict[str, Any], who: str, code: str) -> None:
+    """Known numbers refine, `error` decides where they are unknown, and everything unknown goes to the operator."""
+    refusal = aadsts.refusal(body)
+    assert refusal is not None
+    assert (refusal.verdict.who, refusal.verdict.code) == (who, code)
+
+
+def test_table() -> None:
+    """Every sentence is one line that a person can act on, every word is stable in form."""
+    for verdict in [*aadsts.BY_NUMBER.values(), *aadsts.BY_ERROR.values(), aadsts.UNKNOWN]:
+        assert verdict.code.replace("_", "").isalpha()
+        assert "\n" not in verdict.sentence
+        assert not verdict.sentence.endswith(".")
+
+
+@pytest.mark.parametrize("body", [{}, {"error": 7}, {"error": None}, {"error": ["x"]}])
+def test_no_refusal(body: dict[str, Any]) -> None:
+    """Where there is no `error` there is no refusal."""
+    assert aadsts.refusal(body) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "life"),
+    [({"expires_in": 3599}, 3599), ({"expires_in": "3599"}, 3599), ({"expires_in": 10**9}, 86_400)],
+)
+def test_grant(content: dict[str, Any], life: float) -> None:
+    """Numbers come as numbers (v2) or as texts (v1), and no token is kept for longer than a day."""
+    grant = replies.grant({"access_token": "t", "token_type": "Bearer", **content})
+    assert grant.seconds == life
+    assert "'t'" not in repr(grant)
+
+
+def token(**content: Any) -> str:
+    return jwt.encode(content, "k" * 32, algorithm="HS256")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"tid": str(TENANT), "aud": GRAPH},
+        {"tid": str(TENANT).upper(), "aud": f"{GRAPH}/"},
+        {"tid": str(TENANT), "aud": "00000002-0000-0000-c000-000000000000"},
+        {"tid": str(TENANT), "aud": ["other", GRAPH]},
+        {},
+    ],
+)
+def test_sane_claims(content: dict[str, Any]) -> None:
+    """The tenant in any casing, the audience as URI or as GUID, and what is not there, are all fine."""
+    claims.check(token(**content), tenant_id=TENANT, audience=GRAPH)
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ({"tid": str(uuid.UUID(int=1)), "aud": GRAPH}, "wrong_tenant"),
+        ({"tid": 7, "aud": GRAPH}, "wrong_tenant"),
+        ({"tid": str(TENANT), "aud": "https://vault.azure.net"}, "wrong_audience"),
+        ({"tid": str(TENANT), "aud": []}, "wrong_audience"),
+        ({"tid": str(TENANT), "aud": 7}, "wrong_audience"),
+        ({"tid": str(TENANT), "aud": GRAPH}, "role_missing"),
+        ({"tid": str(TENANT), "aud": GRAPH, "roles": "Alert.Read.All"}, "role_missing"),
+        ({"tid": str(TENANT), "aud": GRAPH, "roles": ["Machine.Read.All", 7]}, "role_missing"),
+    ],
+)
+def test_bad_claims(content: dict[str, Any], code: str) -> None:
+    """Another tenant, another API or a missing role each have their word."""
+    with pytest.raises(errors.Attention) as refused:
+        claims.check(token(**content), tenant_id=TENANT, audience=GRAPH, roles=["Alert.Read.All"])
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    "text", ["opaque", "a.b.c", "..", f"{'W1tb' * 5000}.e30.x", "e30.bnVsbA.x", "e30.W10.x"]
+)
+def test_opaque(text: str) -> None:
+    """What cannot be read as a token's claims is left to the API."""
+    claims.check(text, tenant_id=TENANT, audience=GRAPH, roles=["Alert.Read.All"])
