@@ -93,6 +93,16 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
     replica_id = uuid4()
     ttl = config.lease_ttl.total_seconds()
     async with AsyncExitStack() as stack:
+        # first of all and to the very end: a process that waits for its database lives, and says what it waits for
+        standing = _standing("waits for the database")
+        web = await stack.enter_async_context(
+            server.Server(
+                config.http_host,
+                config.http_port,
+                probes.Probes(lambda: standing.live(), lambda: standing.ready()),
+                measured,
+            )
+        )
         database = await stack.enter_async_context(
             pool.open_database(dsn, size=config.database_pool_size, patient=True)
         )
@@ -202,17 +212,24 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             age = time.monotonic() - owner.heartbeat_at if owner.heartbeat_at else None
             return [probes.fresh("heartbeat in the database", age, ttl)]
 
-        web = await stack.enter_async_context(
-            server.Server(config.http_host, config.http_port, probes.Probes(live, ready), measured)
-        )
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await stack.enter_async_context(_root_task("sequencer", sequencer.run(database), failed))
         await stack.enter_async_context(clock)
         # first of all at the end: heartbeats go on while running polls get their grace
         stack.push_async_callback(polls.stop, config.shutdown_grace.total_seconds())
         _log.info("collecting", replica=str(replica_id), version=VERSION)
+        standing = probes.Probes(live, ready)
         yield Collector(replica_id, measured, web.port, failed)
+        standing = _standing("stops")
         _log.info("stopping")
+
+
+def _standing(doing: str) -> probes.Probes:
+    """A process that lives and does not collect: not yet, or no longer."""
+    return probes.Probes(
+        lambda: [probes.Check("process", ok=True, detail=doing)],
+        lambda: [probes.Check("collecting", ok=False, detail=doing)],
+    )
 
 
 class _FileWatch:

@@ -163,6 +163,40 @@ CREATE INDEX alert_newest ON alertwell.alert (tenant_id, last_processed_at);
 CREATE INDEX alert_by_alert_id ON alertwell.alert (tenant_id, alert_id);
 CREATE INDEX alert_by_time ON alertwell.alert USING brin (last_processed_at);
 
+-- How records travel: one array of these a statement, in the order of service.model.Alert (a test holds them together).
+-- An array a column costs the client two and a half times as much CPU.
+CREATE TYPE alertwell.incoming_alert AS (
+    full_id text,
+    last_processed_at timestamptz,
+    source_updated_text text,
+    content_hash bigint,
+    raw text,
+    raw_exact bytea,
+    alert_id text,
+    incident_id text,
+    title text,
+    severity_rank smallint,
+    status text,
+    category text,
+    detection_source text,
+    service_source text,
+    device_name text,
+    device_id text,
+    device_group text,
+    user_name text,
+    file_sha256 text,
+    threat_name text,
+    mitre_techniques text[],
+    assigned_to text,
+    classification text,
+    determination text,
+    remediation_action text,
+    event_time timestamptz,
+    created_at timestamptz,
+    resolved_at timestamptz,
+    arrival text
+);
+
 CREATE SEQUENCE alertwell.change_batch;
 
 CREATE TABLE alertwell.alert_change (
@@ -260,6 +294,9 @@ $$;
 ----------------------------------------------------------------------------------------------------------------------
 -- The wall between readers. A role sees the tenants that `reader` names for it; tenant_id null means all of them.
 -- The owner of schema alertwell (and its members, and superusers) sees all.
+--
+-- Where a relation is large, its view is the union of two branches, of which one never runs: one question with OR could be
+-- answered by reading the whole relation alone, and a reader of few tenants would pay for everybody's alerts.
 
 CREATE TABLE alertwell.reader (
     role name NOT NULL,
@@ -284,15 +321,47 @@ WHERE (SELECT everything FROM alertwell.reader_scope)
    OR EXISTS (SELECT FROM alertwell.reader r WHERE r.role = current_user AND r.tenant_id = t.tenant_id);
 COMMENT ON VIEW soc.tenants IS 'Customers and what is collected from them.';
 
-CREATE VIEW soc.alerts WITH (security_barrier) AS
+-- The wall in front of alerts. What soc.alerts computes from raw stands outside of it, in a function that says it is
+-- expensive: so it is computed for the rows that come out of a LIMIT, not for all that go into its sort.
+CREATE VIEW alertwell.alert_with_tenant AS
+SELECT a.*, t.name AS tenant_name, t.labels, t.external_ref
+FROM alertwell.alert a
+LEFT JOIN alertwell.tenant t ON t.tenant_id = a.tenant_id;
+
+CREATE VIEW alertwell.readable_alert WITH (security_barrier) AS
+SELECT a.* FROM alertwell.alert_with_tenant a
+WHERE (SELECT everything FROM alertwell.reader_scope)
+UNION ALL
+SELECT a.* FROM alertwell.alert_with_tenant a
+WHERE NOT (SELECT everything FROM alertwell.reader_scope)
+  AND EXISTS (SELECT FROM alertwell.reader r WHERE r.role = current_user AND r.tenant_id = a.tenant_id);
+
+-- A view's functions run with the reader's rights: these read nothing but their arguments.
+CREATE FUNCTION soc.first_text(raw jsonb, VARIADIC fields text[]) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE COST 1000
+AS $$
+DECLARE
+    field text;
+BEGIN
+    FOREACH field IN ARRAY fields LOOP
+        IF raw OPERATOR(pg_catalog.->>) field OPERATOR(pg_catalog.<>) '' THEN
+            RETURN raw OPERATOR(pg_catalog.->>) field;
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION soc.first_text(jsonb, text[]) IS 'The first of these fields of a record that is there and not empty.';
+
+CREATE VIEW soc.alerts AS
 SELECT a.tenant_id,
-       t.name AS tenant_name,
+       a.tenant_name,
        a.source,
        a.full_id,
        a.alert_id,
        a.incident_id,
        a.title,
-       coalesce(a.raw ->> 'Description', a.raw ->> 'description') AS description,
+       soc.first_text(a.raw, 'Description', 'description') AS description,
        (ARRAY['unknown', 'informational', 'low', 'medium', 'high'])[a.severity_rank + 1] AS severity,
        a.severity_rank,
        a.status,
@@ -310,9 +379,8 @@ SELECT a.tenant_id,
        a.classification,
        a.determination,
        a.remediation_action,
-       coalesce(nullif(a.raw ->> 'LinkToMTP', ''), nullif(a.raw ->> 'LinkToWDATP', ''), a.raw ->> 'alertWebUrl') AS alert_url,
-       coalesce(nullif(a.raw ->> 'IncidentLinkToMTP', ''), nullif(a.raw ->> 'IncidentLinkToWDATP', ''),
-                a.raw ->> 'incidentWebUrl') AS incident_url,
+       soc.first_text(a.raw, 'LinkToMTP', 'LinkToWDATP', 'alertWebUrl') AS alert_url,
+       soc.first_text(a.raw, 'IncidentLinkToMTP', 'IncidentLinkToWDATP', 'incidentWebUrl') AS incident_url,
        a.event_time,
        a.last_processed_at,
        a.last_processed_at AS source_updated_at,
@@ -323,14 +391,11 @@ SELECT a.tenant_id,
        a.updated_at,
        a.revision,
        a.arrival,
-       t.labels,
-       t.external_ref,
+       a.labels,
+       a.external_ref,
        a.raw,
        a.raw_exact
-FROM alertwell.alert a
-LEFT JOIN alertwell.tenant t ON t.tenant_id = a.tenant_id
-WHERE (SELECT everything FROM alertwell.reader_scope)
-   OR EXISTS (SELECT FROM alertwell.reader r WHERE r.role = current_user AND r.tenant_id = a.tenant_id);
+FROM alertwell.readable_alert a;
 COMMENT ON VIEW soc.alerts IS 'The current row of every alert, keyed (tenant_id, source, full_id).';
 COMMENT ON COLUMN soc.alerts.severity IS 'informational, low, medium, high or unknown; the source''s own word is in raw.';
 COMMENT ON COLUMN soc.alerts.status IS 'new, in_progress, resolved or unknown; null for siem, whose records never change.';
@@ -344,57 +409,79 @@ COMMENT ON COLUMN soc.alerts.raw IS
     'The whole record. Where it held NUL or lone surrogates, U+FFFD stands in their place and raw_exact has its bytes.';
 COMMENT ON COLUMN soc.alerts.raw_exact IS 'The record''s exact bytes, only where jsonb cannot hold them unchanged; else null.';
 
-CREATE VIEW soc.change_feed WITH (security_barrier) AS
+CREATE VIEW alertwell.numbered_change AS
 SELECT f.seq,
        c.change_id,
-       f.tenant_id::text AS tenant_id,
+       f.tenant_id,
        t.name AS tenant_name,
        c.source,
        c.full_id,
        a.alert_id,
        c.revision,
        c.kind,
-       c.changed::text AS changed,
+       c.changed,
        c.arrival,
        c.at,
        (ARRAY['unknown', 'informational', 'low', 'medium', 'high'])[a.severity_rank + 1] AS severity,
        a.status,
        a.title,
-       a.raw::text AS alert
+       a.raw
 FROM alertwell.feed f
 JOIN alertwell.alert_change c ON c.tenant_id = f.tenant_id AND c.batch = f.batch AND c.n = f.n
 LEFT JOIN alertwell.alert a ON a.tenant_id = f.tenant_id AND a.source = c.source AND a.full_id = c.full_id
-LEFT JOIN alertwell.tenant t ON t.tenant_id = f.tenant_id
+LEFT JOIN alertwell.tenant t ON t.tenant_id = f.tenant_id;
+
+CREATE VIEW soc.change_feed WITH (security_barrier) AS
+SELECT c.seq, c.change_id, c.tenant_id::text AS tenant_id, c.tenant_name, c.source, c.full_id, c.alert_id, c.revision,
+       c.kind, c.changed::text AS changed, c.arrival, c.at, c.severity, c.status, c.title, c.raw::text AS alert
+FROM alertwell.numbered_change c
 WHERE (SELECT everything FROM alertwell.reader_scope)
-   OR EXISTS (SELECT FROM alertwell.reader r WHERE r.role = current_user AND r.tenant_id = f.tenant_id);
+UNION ALL
+SELECT c.seq, c.change_id, c.tenant_id::text, c.tenant_name, c.source, c.full_id, c.alert_id, c.revision,
+       c.kind, c.changed::text, c.arrival, c.at, c.severity, c.status, c.title, c.raw::text
+FROM alertwell.numbered_change c
+WHERE NOT (SELECT everything FROM alertwell.reader_scope)
+  AND EXISTS (SELECT FROM alertwell.reader r WHERE r.role = current_user AND r.tenant_id = c.tenant_id);
 COMMENT ON VIEW soc.change_feed IS
     'Committed changes in the order of seq, dense and gap-free: read seq > the last one seen. Plain types for rising-column readers.';
 COMMENT ON COLUMN soc.change_feed.changed IS 'JSON object {field: [old, new]} of an update.';
 COMMENT ON COLUMN soc.change_feed.alert IS 'The alert''s record as it is held now (JSON text); null once it is purged or retired.';
 
-CREATE VIEW soc.feed WITH (security_barrier) AS
-SELECT CASE WHEN h.last_seq > h.pruned_to THEN (SELECT min(f.seq) FROM alertwell.feed f) END AS oldest_seq,
+-- One row for everybody: positions and amounts. statement_timestamp(), for a volatile function would be computed even
+-- where nobody asks for its column.
+CREATE VIEW soc.feed AS
+SELECT (SELECT min(f.seq) FROM alertwell.feed f WHERE f.seq > h.pruned_to) AS oldest_seq,
        h.last_seq AS head_seq,
        h.pruned_to,
        (SELECT coalesce(sum(u.changes), 0)::bigint FROM alertwell.unnumbered u) AS unnumbered,
-       (SELECT extract(epoch FROM clock_timestamp() - min(u.at))::double precision FROM alertwell.unnumbered u)
+       (SELECT extract(epoch FROM statement_timestamp() - min(u.at))::double precision FROM alertwell.unnumbered u)
            AS oldest_unnumbered_seconds,
        h.restored_at
 FROM alertwell.feed_head h;
 COMMENT ON VIEW soc.feed IS
     'Where the feed stands. restored_at: when seq last jumped because the database was restored or failed over.';
 
+-- Reads the feed in stretches that grow while they bring too little: a page costs about as much as its rows, wherever in
+-- the feed it begins and however few of the tenants the reader sees (seq is nearly dense; LIMIT does not reach through
+-- the wall).
 CREATE FUNCTION soc.changes(after bigint DEFAULT NULL, max_rows integer DEFAULT 1000)
 RETURNS TABLE (seq bigint, change_id uuid, tenant_id text, tenant_name text, source text, full_id text, alert_id text,
                revision integer, kind text, changed jsonb, arrival text, at timestamptz, severity text, status text,
                title text, alert jsonb)
 LANGUAGE plpgsql STABLE SECURITY INVOKER
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_custom_plan
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
     head bigint;
     pruned bigint;
+    below bigint;
+    above bigint;
+    width bigint := greatest(max_rows, 1000);
+    missing bigint := max_rows;
+    found bigint;
 BEGIN
     SELECT f.head_seq, f.pruned_to INTO head, pruned FROM soc.feed f;
     IF after < pruned THEN
@@ -406,13 +493,21 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'The database was restored, or the position belongs to another database: see soc.feed.restored_at.';
     END IF;
-    RETURN QUERY
-        SELECT c.seq, c.change_id, c.tenant_id, c.tenant_name, c.source, c.full_id, c.alert_id, c.revision, c.kind,
-               c.changed::jsonb, c.arrival, c.at, c.severity, c.status, c.title, c.alert::jsonb
-        FROM soc.change_feed c
-        WHERE c.seq > coalesce(after, pruned)
-        ORDER BY c.seq
-        LIMIT max_rows;
+    above := coalesce(after, pruned);
+    WHILE above < head AND (missing > 0 OR max_rows IS NULL) LOOP
+        below := least(above + width, head);
+        RETURN QUERY
+            SELECT c.seq, c.change_id, c.tenant_id, c.tenant_name, c.source, c.full_id, c.alert_id, c.revision, c.kind,
+                   c.changed::jsonb, c.arrival, c.at, c.severity, c.status, c.title, c.alert::jsonb
+            FROM soc.change_feed c
+            WHERE c.seq > above AND c.seq <= below
+            ORDER BY c.seq
+            LIMIT missing;
+        GET DIAGNOSTICS found = ROW_COUNT;
+        missing := missing - found;
+        above := below;
+        width := width * 8;
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION soc.changes(bigint, integer) IS
@@ -432,7 +527,7 @@ SELECT s.tenant_id,
        CASE WHEN isempty(held.coverage) THEN '{}'
             ELSE s.wanted * tstzmultirange(tstzrange(NULL, upper(held.coverage))) - held.coverage END AS gaps,
        (SELECT upper(r) FROM unnest(held.coverage) r WHERE r @> lower(s.wanted)) AS proven_until,
-       extract(epoch FROM clock_timestamp() - p.read_to)::double precision AS data_age_seconds,
+       extract(epoch FROM statement_timestamp() - p.read_to)::double precision AS data_age_seconds,
        s.late_arrivals,
        s.last_verified_at,
        p.last_success_at,
@@ -466,10 +561,9 @@ LEFT JOIN LATERAL (SELECT r.reason, r.opened_at FROM alertwell.gap_reason r
                    ORDER BY r.opened_at DESC LIMIT 1) w ON true;
 COMMENT ON VIEW soc.gaps IS 'Intervals that are wanted and not proven, with the reason; lost_after: when the source itself forgets them.';
 
--- Bytes as text where they are text, else with escapes: a reject is shown whatever it is made of. A view's functions run
--- with the reader's rights, so it stands in soc; it reads nothing but its argument.
+-- A reject is shown whatever it is made of. Not for parallel plans: before PostgreSQL 17 an exception cannot be caught there.
 CREATE FUNCTION soc.readable(raw bytea) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -478,6 +572,8 @@ EXCEPTION WHEN OTHERS THEN
     RETURN encode(raw, 'escape');
 END
 $$;
+
+COMMENT ON FUNCTION soc.readable(bytea) IS 'Bytes as text where they are UTF-8 without NUL, else with escapes (encode, escape).';
 
 CREATE VIEW soc.rejects WITH (security_barrier) AS
 SELECT j.id,

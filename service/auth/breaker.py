@@ -23,8 +23,15 @@ LONGEST_PAUSE: Final = 3600.0
 class Breaker:
     """Of one credential in one version."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_change: Callable[[errors.CredentialRefused | None], None] | None = None,
+    ) -> None:
+        """`on_change` is called with the refusal when the breaker opens, and with None when it closes again."""
         self._clock = clock
+        self._on_change = on_change
         self._refusal: errors.CredentialRefused | None = None
         self._pause = FIRST_PAUSE
         self._until = 0.0
@@ -48,8 +55,7 @@ class Breaker:
             refusal.retry_after = self._left()
             raise
         else:
-            self._refusal = None
-            self._pause = FIRST_PAUSE
+            self._close()
         finally:
             # A probe that ended without an answer leaves the breaker as it is: the next call is the next probe.
             if probe is not None:
@@ -72,10 +78,20 @@ class Breaker:
         return None
 
     def _open(self, refusal: errors.CredentialRefused) -> None:
-        if self._refusal is not None:
+        first = self._refusal is None
+        if not first:
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
         self._refusal = refusal
         self._until = self._clock() + self._pause
+        if first and self._on_change:
+            self._on_change(refusal)
+
+    def _close(self) -> None:
+        was_open = self._refusal is not None
+        self._refusal = None
+        self._pause = FIRST_PAUSE
+        if was_open and self._on_change:
+            self._on_change(None)
 
     def _left(self) -> float:
         return max(self._until - self._clock(), 1.0)

@@ -45,6 +45,10 @@ class Identity:
     version: int
     sealed: bytes = field(default=b"", repr=False)
 
+    def precedes(self, newer: Identity) -> bool:
+        """Whether this is another version of the same app's credential of the same owner."""
+        return self != newer and (self.owner, self.app_id) == (newer.owner, newer.app_id)
+
 
 class SharedSecret:
     """The shared app's secret of this moment. Safe to use from threads."""
@@ -56,25 +60,20 @@ class SharedSecret:
         self._value: str | None = None
         self._stamp: tuple[int, int, int] | None = None
 
-    def identity(self) -> Identity:
-        """The identity for this moment; a changed file gives a new one. One stat of the file, which is read only when changed."""
-        return self._current()[0]
-
     def read(self) -> tuple[Identity, ClientSecret]:
-        """The secret with its identity. Raises errors.BadSetting where the file never could be read."""
-        identity, value = self._current()
-        if value is None:
-            # The file could not be used: the reader says why.
-            value = sealing.read_secret_file(Path(self._app.secret))
-        return identity, ClientSecret(value)
+        """The secret with its identity, new ones where the file has changed since. Costs one stat of the file.
 
-    def _current(self) -> tuple[Identity, str | None]:
+        Raises errors.BadSetting where the file never could be read.
+        """
         with self._lock:
             if isinstance(self._app.secret, str):
                 self._value = self._app.secret
             else:
                 self._look(self._app.secret)
-            return Identity("shared", self._app.app_id, self._version), self._value
+                if self._value is None:
+                    # The file could not be used: the reader says why.
+                    self._value = sealing.read_secret_file(self._app.secret)
+            return Identity("shared", self._app.app_id, self._version), ClientSecret(self._value)
 
     def _look(self, path: Path) -> None:
         # Size, time and inode: a mounted Kubernetes secret changes by a swapped link. Where the file is away or half

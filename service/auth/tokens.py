@@ -2,78 +2,32 @@
 
 `Tokens.token` is called before each request, so the common case is two dictionary look-ups. Everything else is one flight a
 (tenant, service, app): callers that come meanwhile wait for it, and a caller that is cancelled does not cancel it.
-A flight waits for one of a few places, passes the breaker of its credential, and then has a total deadline; MSAL's part runs in a
-thread, and a place is given back only when that thread has really ended.
+A flight waits for one of a few places, passes the breaker of its credential, and then has a total deadline; MSAL's
+part runs in a thread, and a place is given back only when that thread has really ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 from uuid import UUID
 
 import aiohttp
 import structlog
 
 from service import clouds, errors, model
-from service.auth import breaker, claims, entra, modes, replies, sealing, v1, wire
+from service.auth import breaker, claims, entra, modes, replies, sealing, slots, v1, wire
 
 SiemForm = Literal["auto", "v2", "v1"]
-_Form = Literal["v2", "v1"]
-_Outcome: TypeAlias = replies.Grant | errors.PollFailure
 
-_EARLY: Final = 600.0
-"""Seconds before its end from which a token is renewed (a quarter of its life where that is shorter)."""
-_MARGIN: Final = 30.0
-"""Seconds before its end from which a token is not used any more (a tenth of its life where that is shorter)."""
-_RENEWAL_PAUSE: Final = 30.0
-_LONGEST_RENEWAL_PAUSE: Final = 300.0
 _FRESH: Final = 60.0
 """Seconds: a token refused by the API at this age was not refused for its age."""
 
 _log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class _Slot:
-    """The token of one (tenant, service, app). Times are monotonic seconds."""
-
-    credential: model.Credential | None
-    form: _Form
-    token: str | None = field(default=None, repr=False)
-    fetched: float = 0.0
-    renew_at: float = 0.0
-    dead_at: float = 0.0
-    pause: float = _RENEWAL_PAUSE
-    flight: asyncio.Task[_Outcome] | None = None
-
-    def keep(self, grant: replies.Grant, now: float, spread: float) -> None:
-        early = min(_EARLY, grant.seconds / 4) * (1 + spread / 2)
-        if grant.refresh_in is not None:
-            early = max(early, grant.seconds - max(grant.refresh_in, 0.0))
-        self.token = grant.token
-        self.fetched = now
-        self.dead_at = now + grant.seconds - min(_MARGIN, grant.seconds / 10)
-        self.renew_at = min(now + grant.seconds - early, self.dead_at)
-        self.pause = _RENEWAL_PAUSE
-
-    def drop(self) -> None:
-        self.token = None
-        self.renew_at = self.dead_at = 0.0
-
-
-@dataclass(slots=True)
-class _Tenant:
-    """All that is kept of one tenant, so that it can be forgotten at once."""
-
-    slots: dict[tuple[str, str], _Slot] = field(default_factory=dict)
-    apps: dict[str, entra.App] = field(default_factory=dict, repr=False)
 
 
 class Tokens:
@@ -97,10 +51,10 @@ class Tokens:
     ) -> None:
         """`shared` is the app of tenants without a credential of their own, `sealer` opens those credentials.
 
-        `roles` names for each service the app roles of which one is needed. `deadline` is the seconds of one request for a token,
-        `places` how many run at once, `queue_time` the seconds to wait for a place. `observe(service, outcome, seconds)` is called
-        after each flight, with "ok" or a failure's kind; `on_restored()` when a credential that was refused is accepted again.
-        Raises errors.BadSetting for a CA file that cannot be read.
+        `roles` names for each service the app roles of which one is needed. `deadline` is the seconds of one request for
+        a token, `places` how many run at once, `queue_time` the seconds to wait for a place. `observe(service, outcome,
+        seconds)` is called after each flight, with "ok" or a failure's kind; `on_restored()` when a credential that was
+        refused is accepted again. Raises errors.BadSetting for a CA file that cannot be read.
         """
         self._endpoints = endpoints
         self._session = session
@@ -116,9 +70,10 @@ class Tokens:
         self._wire = wire.Wire(ca_file, places)
         self._pool = ThreadPoolExecutor(places, thread_name_prefix="entra")
         self._places = asyncio.Semaphore(places)
-        self._tenants: dict[UUID, _Tenant] = {}
+        self._tenants: dict[UUID, slots.Holding] = {}
         self._breakers: dict[modes.Identity, breaker.Breaker] = {}
-        self._flights: set[asyncio.Future[_Outcome]] = set()
+        self._flights: set[asyncio.Task[slots.Outcome]] = set()
+        self._threads: set[asyncio.Future[replies.Grant]] = set()
 
     async def token(self, access: model.Access, service: str) -> str:
         """A token that lives on for a while. Raises errors.PollFailure where there is none to have."""
@@ -146,9 +101,9 @@ class Tokens:
         slot = self._slot(access, service)
         if slot.token != token:
             return
-        if service == "siem" and self._siem_form == "auto" and time.monotonic() - slot.fetched < _FRESH:
+        if self._both_forms(service) and time.monotonic() - slot.fetched < _FRESH:
             # Nobody says which form of token the exporter takes: a fresh one refused speaks for the other form.
-            slot.form = "v1" if slot.form == "v2" else "v2"
+            slot.form = _other(slot.form)
         slot.drop()
 
     def forget(self, tenant_id: UUID) -> None:
@@ -163,26 +118,31 @@ class Tokens:
         for flight in flights:
             flight.cancel()
         await asyncio.gather(*flights, return_exceptions=True)
+        for thread in self._threads:
+            thread.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._wire.close()
 
-    def _slot(self, access: model.Access, service: str) -> _Slot:
+    def _slot(self, access: model.Access, service: str) -> slots.Slot:
         credential = access.credential
         app_id = credential.app_id if credential else self._shared_app.app_id if self._shared_app else ""
         tenant_id = access.tenant.tenant_id
-        tenant = self._tenants.get(tenant_id)
-        if tenant is None:
-            tenant = self._tenants[tenant_id] = _Tenant()
-        slot = tenant.slots.get((service, app_id))
+        holding = self._tenants.get(tenant_id)
+        if holding is None:
+            holding = self._tenants[tenant_id] = slots.Holding()
+        slot = holding.slots.get((service, app_id))
         if slot is None or slot.credential != credential:
-            form: _Form = "v1" if service == "siem" and self._siem_form == "v1" else "v2"
-            slot = tenant.slots[service, app_id] = _Slot(credential, form)
+            form: slots.Form = "v1" if service == "siem" and self._siem_form == "v1" else "v2"
+            slot = holding.slots[service, app_id] = slots.Slot(credential, form)
         return slot
 
-    async def _fly(self, access: model.Access, service: str, slot: _Slot) -> _Outcome:
+    def _both_forms(self, service: str) -> bool:
+        return service == "siem" and self._siem_form == "auto"
+
+    async def _fly(self, access: model.Access, service: str, slot: slots.Slot) -> slots.Outcome:
         started = time.monotonic()
         try:
-            outcome: _Outcome = await self._fetch(access, service, slot)
+            outcome: slots.Outcome = await self._fetch(access, service, slot)
         except errors.PollFailure as failure:
             outcome = failure
         except errors.UserMistake as mistake:
@@ -190,125 +150,104 @@ class Tokens:
         finally:
             slot.flight = None
         now = time.monotonic()
+        result = "ok"
         if isinstance(outcome, replies.Grant):
             slot.keep(outcome, now, spread=access.tenant.tenant_id.int % 997 / 997)
-        elif slot.token is not None and now < slot.dead_at:
-            slot.renew_at = min(now + max(slot.pause, outcome.retry_after or 0.0), slot.dead_at)
-            slot.pause = min(slot.pause * 2, _LONGEST_RENEWAL_PAUSE)
-            _log.warning("token.renewal_failed", service=service, kind=outcome.kind, reason=str(outcome))
         else:
-            slot.drop()
+            result = outcome.kind
+            if slot.postpone(now, outcome.retry_after):
+                _log.warning("token.renewal_failed", service=service, kind=result, reason=str(outcome))
         if self._observe:
-            self._observe(
-                service, outcome.kind if isinstance(outcome, errors.PollFailure) else "ok", now - started
-            )
+            self._observe(service, result, now - started)
         return outcome
 
-    async def _fetch(self, access: model.Access, service: str, slot: _Slot) -> replies.Grant:
-        cloud = access.tenant.cloud
+    async def _fetch(self, access: model.Access, service: str, slot: slots.Slot) -> replies.Grant:
+        cloud, tenant_id = access.tenant.cloud, access.tenant.tenant_id
         audience = self._endpoints.audience(service, cloud)
-        app = self._app(access, f"{self._endpoints.authority(cloud)}/{access.tenant.tenant_id}")
-        grant = await self._in_a_form(
-            app, audience, slot, both=service == "siem" and self._siem_form == "auto"
-        )
-        claims.check(
-            grant.token,
-            tenant_id=access.tenant.tenant_id,
-            audience=audience,
-            roles=self._roles.get(service, ()),
-        )
-        return grant
-
-    async def _in_a_form(self, app: entra.App, audience: str, slot: _Slot, *, both: bool) -> replies.Grant:
+        app = self._app(access, f"{self._endpoints.authority(cloud)}/{tenant_id}")
         try:
-            return await self._grant(app, audience, slot.form)
+            grant = await self._grant(app, audience, slot.form)
         except replies.FormRefused:
-            if not both:
+            if not self._both_forms(service):
                 raise
-        other: _Form = "v1" if slot.form == "v2" else "v2"
-        grant = await self._grant(app, audience, other)
-        slot.form = other
-        _log.info("token.form_changed", form=other, app_id=app.identity.app_id)
+            grant = None
+        if grant is None:
+            grant = await self._grant(app, audience, _other(slot.form))
+            slot.form = _other(slot.form)
+            _log.info("token.form_changed", service=service, form=slot.form)
+        claims.check(grant.token, tenant_id=tenant_id, audience=audience, roles=self._roles.get(service, ()))
         return grant
 
-    async def _grant(self, app: entra.App, audience: str, form: _Form) -> replies.Grant:
-        guard = self._breakers.setdefault(app.identity, breaker.Breaker())
+    async def _grant(self, app: entra.App, audience: str, form: slots.Form) -> replies.Grant:
         try:
             async with asyncio.timeout(self._queue_time):
                 await self._places.acquire()
         except TimeoutError:
             raise errors.Transient("too many requests for tokens are under way; is Entra slow?") from None
-        with self._place() as running, self._watched(guard):
-            async with guard.guard():
-                running.append(self._started(app, audience, form))
-                done, _ = await asyncio.wait(running, timeout=self._deadline)
+        thread: asyncio.Future[replies.Grant] | None = None
+        try:
+            async with self._breaker(app.identity).guard():
+                if form == "v1":
+                    return await v1.grant(self._session, app, audience, self._deadline)
+                scope = f"{audience}/.default"
+                thread = asyncio.get_running_loop().run_in_executor(
+                    self._pool, app.grant, self._wire, scope, self._deadline
+                )
+                self._threads.add(thread)
+                done, _ = await asyncio.wait({thread}, timeout=self._deadline)
                 if not done:
                     raise errors.Transient(f"Entra did not answer within {self._deadline:g} s")
-                return running[0].result()
-
-    def _started(self, app: entra.App, audience: str, form: _Form) -> asyncio.Future[replies.Grant]:
-        if form == "v1":
-            return asyncio.ensure_future(v1.grant(self._session, app, audience, self._deadline))
-        loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._pool, app.grant, self._wire, f"{audience}/.default", self._deadline)
-
-    @contextmanager
-    def _place(self) -> Iterator[list[asyncio.Future[replies.Grant]]]:
-        """Give the place back when what runs in it has ended, which may be after its deadline."""
-        running: list[asyncio.Future[replies.Grant]] = []
-        try:
-            yield running
+                return thread.result()
         finally:
-            if running:
-                running[0].add_done_callback(self._ended)
-            else:
+            # A thread outlives its caller and may outlive its deadline: its place is free when it has ended.
+            if thread is None:
                 self._places.release()
+            else:
+                thread.add_done_callback(self._ended)
 
-    def _ended(self, running: asyncio.Future[replies.Grant]) -> None:
+    def _ended(self, thread: asyncio.Future[replies.Grant]) -> None:
+        self._threads.discard(thread)
         self._places.release()
-        if not running.cancelled():
-            running.exception()  # seen, so that asyncio does not report what came too late
+        if not thread.cancelled():
+            thread.exception()  # seen, so that asyncio does not report what came too late
 
-    @contextmanager
-    def _watched(self, guard: breaker.Breaker) -> Iterator[None]:
-        was_open = guard.is_open
-        try:
-            yield
-        finally:
-            if guard.is_open and not was_open:
-                _log.error(
-                    "credential.refused",
-                    reason="Entra refuses the app's credential; its tenants wait on one probe",
-                )
-            elif was_open and not guard.is_open:
-                _log.info("credential.restored")
-                if self._on_restored:
-                    self._on_restored()
+    def _breaker(self, identity: modes.Identity) -> breaker.Breaker:
+        if identity not in self._breakers:
+            self._breakers[identity] = breaker.Breaker(on_change=self._credential_changed)
+        return self._breakers[identity]
+
+    def _credential_changed(self, refusal: errors.CredentialRefused | None) -> None:
+        if refusal is not None:
+            _log.error("credential.refused", reason=str(refusal), code=refusal.code)
+            return
+        _log.info("credential.restored")
+        if self._on_restored:
+            self._on_restored()
 
     def _app(self, access: model.Access, authority: str) -> entra.App:
         """The app object for this access, made anew where the secret or the tenant's cloud has changed."""
         identity, mode = self._credential(access)
-        apps = self._tenants.setdefault(access.tenant.tenant_id, _Tenant()).apps
+        apps = self._tenants.setdefault(access.tenant.tenant_id, slots.Holding()).apps
         app = apps.get(identity.app_id)
         if app is not None and app.identity == identity and app.authority == authority:
             return app
         metadata = app.http_cache if app is not None else {}
         app = apps[identity.app_id] = entra.App(identity, authority, mode, metadata)
-        for old in [
-            one for one in self._breakers if (one.owner, one.app_id) == (identity.owner, identity.app_id)
-        ]:
-            if old != identity:
-                del self._breakers[old]
+        for old in [one for one in self._breakers if one.precedes(identity)]:
+            del self._breakers[old]
         return app
 
     def _credential(self, access: model.Access) -> tuple[modes.Identity, modes.Mode]:
         if access.credential is not None:
-            return modes.own_identity(access.tenant, access.credential), modes.unsealed(
-                access.credential, self._sealer
-            )
+            identity = modes.own_identity(access.tenant, access.credential)
+            return identity, modes.unsealed(access.credential, self._sealer)
         if self._shared is None:
             raise errors.Attention(
                 "no app to sign in with: set CLIENT_ID and CLIENT_SECRET, or give the tenant an app of its own",
                 code="credential_missing",
             )
         return self._shared.read()
+
+
+def _other(form: slots.Form) -> slots.Form:
+    return "v1" if form == "v2" else "v2"

@@ -19,6 +19,14 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Enrol tenants, look at them, pause and remove them.",
+    epilog=epilog.lines(
+        """
+        Examples:
+          alertwell tenants add 11111111-1111-1111-1111-111111111111 Contoso --region eu
+          alertwell tenants import customers.csv --dry-run
+          alertwell tenants list
+        """
+    ),
 )
 app.command(epilog=adding.ADD_EPILOG)(adding.add)
 app.command("import", epilog=adding.IMPORT_EPILOG)(adding.import_)

@@ -28,7 +28,8 @@ class Simulator:
     host and port: where to listen (port 0: any). names: further host names and addresses for the
     certificate; the first of them, else localhost, is what `url` says. directory: where ca.pem and the
     server's key go. skew: seconds that the `Date` header is ahead of the world's clock. control: open
-    /_sim/ to loopback. Raises OSError where it cannot listen.
+    /_sim/ to loopback. prepare: called as soon as `url` is known, before anybody can connect. Raises OSError
+    where it cannot listen.
 
     counters: requests and what became of them ("siem", "siem_records", "token", "metadata", "fault:429" …).
     siem_requests, token_requests: by tenant id.
@@ -46,6 +47,7 @@ class Simulator:
         choices: siem.Choices | None = None,
         control: bool = False,
         skew: float = 0.0,
+        prepare: Callable[[Simulator], object] | None = None,
     ) -> None:
         self.world = shown
         self.skew = skew
@@ -58,6 +60,7 @@ class Simulator:
         self._names = tuple(names)
         self._directory = directory
         self._control = control
+        self._prepare = prepare
         self._waiters: list[_Waiter] = []
         self._signer = tokens.Signer()
         self._entra = entra.Entra(shown, self._signer)
@@ -108,22 +111,31 @@ class Simulator:
         issued = certificates.issue(self._directory, self._names)
         self._closing = asyncio.Event()
         # Nothing is worth waiting for at the end: whoever still hangs is cut off.
-        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.2)
+        answering = web.Server(self._handle, access_log=None)
+        # The port is taken first and opened last: whoever can connect finds what `prepare` wrote.
+        self._listener = await asyncio.get_running_loop().create_server(
+            answering, self._host, self.port, ssl=issued.server_context(), backlog=128, start_serving=False
+        )
+        self._runner = web.ServerRunner(answering, shutdown_timeout=0.2)
         await self._runner.setup()
         try:
-            await web.TCPSite(
-                self._runner, self._host, self.port, ssl_context=issued.server_context()
-            ).start()
+            self.port = self._listener.sockets[0].getsockname()[1]
+            if self._prepare is not None:
+                self._prepare(self)
+            await self._listener.start_serving()
         except BaseException:
-            await self._runner.cleanup()
+            await self._stop()
             raise
-        self.port = self._runner.addresses[0][1]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: types.TracebackType | None
     ) -> None:
         self._closing.set()
+        await self._stop()
+
+    async def _stop(self) -> None:
+        self._listener.close()
         await self._runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -192,15 +204,26 @@ async def serve(
 ) -> None:
     """Run until cancelled. `write` gets, line by line, what a collector must be told.
 
-    The folder then holds ca.pem, settings.env (the same lines), tenants.csv (`alertwell tenants import`
-    reads it), client_secret and secrets of tenants with an app of their own, these 0600. Raises OSError
-    where it cannot listen or write.
+    Before the first connection the folder holds ca.pem, settings.env (the same lines), tenants.csv
+    (`alertwell tenants import` reads it), client_id, client_secret and secrets of tenants with an app of
+    their own, these 0600. Raises OSError where it cannot listen or write.
     """
-    async with Simulator(
-        shown, directory=directory, host=host, port=port, names=names, chaos=chaos, control=control
-    ) as simulator:
-        lines = [f"{name}={value}" for name, value in describe(simulator, directory).items()]
+    lines: list[str] = []
+
+    def prepare(simulator: Simulator) -> None:
+        lines.extend(f"{name}={value}" for name, value in describe(simulator, directory).items())
         (directory / "settings.env").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    async with Simulator(
+        shown,
+        directory=directory,
+        host=host,
+        port=port,
+        names=names,
+        chaos=chaos,
+        control=control,
+        prepare=prepare,
+    ):
         for line in lines:
             write(line)
         write(f"# {len(shown.tenants)} tenants: {directory / 'tenants.csv'}")
@@ -214,6 +237,7 @@ def describe(simulator: Simulator, directory: pathlib.Path) -> dict[str, str]:
     shown = simulator.world
     secret_file = directory / "client_secret"
     certificates.write_private(secret_file, shown.app.secret.encode())
+    (directory / "client_id").write_text(f"{shown.app.app_id}\n", encoding="utf-8")
     with (directory / "tenants.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("tenant_id", "name", "client_id", "secret_file", "region"))

@@ -13,6 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
+import msgspec
 
 from service import model
 from service.store import pool
@@ -20,60 +21,25 @@ from service.store import pool
 SLICE_RECORDS: Final = 500
 SLICE_BYTES: Final = 4 * 1024 * 1024
 
-# Columns that come from a record, with their PostgreSQL types, in the order of the statements' arrays.
-_COLUMNS: Final = (
-    ("full_id", "text"),
-    ("last_processed_at", "timestamptz"),
-    ("source_updated_text", "text"),
-    ("content_hash", "bigint"),
-    ("severity_rank", "smallint"),
-    ("event_time", "timestamptz"),
-    ("created_at", "timestamptz"),
-    ("resolved_at", "timestamptz"),
-    ("alert_id", "text"),
-    ("incident_id", "text"),
-    ("title", "text"),
-    ("status", "text"),
-    ("category", "text"),
-    ("detection_source", "text"),
-    ("service_source", "text"),
-    ("device_name", "text"),
-    ("device_id", "text"),
-    ("device_group", "text"),
-    ("user_name", "text"),
-    ("file_sha256", "text"),
-    ("threat_name", "text"),
-    ("assigned_to", "text"),
-    ("classification", "text"),
-    ("determination", "text"),
-    ("remediation_action", "text"),
-    ("raw", "jsonb"),
-    ("raw_exact", "bytea"),
-)
-# An array of arrays does not unnest into arrays: techniques travel joined.
-_JOINER: Final = "\x1f"
-_NAMES: Final = ", ".join(name for name, _ in _COLUMNS)
-_FIRST: Final = 3  # $1 tenant, $2 source
-_ARRAYS: Final = ", ".join(f"${n}::{kind}[]" for n, (_, kind) in enumerate(_COLUMNS, _FIRST))
-_TECHNIQUES: Final = f"${_FIRST + len(_COLUMNS)}::text[]"
-_ARRIVALS: Final = f"${_FIRST + len(_COLUMNS) + 1}::text[]"
-_INCOMING: Final = (
-    f"unnest({_ARRAYS}, {_TECHNIQUES}, {_ARRIVALS}) WITH ORDINALITY AS i ({_NAMES}, techniques, arrival, n)"
-)
+# A record travels as a value of alertwell.incoming_alert: the fields of model.Alert in their order, then its arrival.
+_FIELDS: Final = tuple(model.Alert.__struct_fields__)
+_COLUMNS: Final = ", ".join(_FIELDS)
+_VALUES: Final = ", ".join("i.raw::jsonb" if name == "raw" else f"i.{name}" for name in _FIELDS)
+_INCOMING: Final = f"unnest($3::alertwell.incoming_alert[]) WITH ORDINALITY AS i ({_COLUMNS}, arrival, n)"
 
 _INSERT: Final = f"""
 WITH batch AS MATERIALIZED (
     SELECT nextval('alertwell.change_batch') AS number
 ), stored AS (
-    INSERT INTO alertwell.alert (tenant_id, source, {_NAMES}, mitre_techniques, arrival)
-    SELECT $1, $2, {_NAMES}, string_to_array(techniques, '{_JOINER}'), arrival FROM {_INCOMING}
+    INSERT INTO alertwell.alert (tenant_id, source, {_COLUMNS}, arrival)
+    SELECT $1, $2, {_VALUES}, i.arrival FROM {_INCOMING}
 ), changes AS (
     INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id)
     SELECT $1, batch.number, i.n, 1, 'created', i.arrival, $2, i.full_id
-    FROM batch, unnest(${_FIRST}::text[], {_ARRIVALS}) WITH ORDINALITY AS i (full_id, arrival, n)
+    FROM batch, {_INCOMING}
 )
 INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
-SELECT $1, batch.number, cardinality(${_FIRST}::text[]) FROM batch
+SELECT $1, batch.number, cardinality($3) FROM batch
 """  # noqa: S608 - made of constants
 
 # What of a row counts as content: a change says {field: [old, new]} over these and over the record's own scalar fields.
@@ -81,7 +47,7 @@ _BOOKKEEPING: Final = (
     "'{tenant_id,source,full_id,first_seen_at,updated_at,content_hash,revision,arrival,source_updated_text,"
     "raw,raw_exact}'::text[]"
 )
-_FIELDS: Final = """(
+_DOCUMENT: Final = """(
     SELECT jsonb_object_agg(key, CASE WHEN jsonb_typeof(value) IN ('object', 'array') THEN 'null' ELSE value END)
     FROM (SELECT key, value FROM jsonb_each(to_jsonb({row}) - {bookkeeping})
           UNION ALL SELECT 'raw.' || key, value FROM jsonb_each({row}.raw)
@@ -97,20 +63,19 @@ WITH batch AS MATERIALIZED (
     SELECT a.full_id, a FROM alertwell.alert a JOIN i ON i.full_id = a.full_id WHERE a.tenant_id = $1 AND a.source = $2
 ), stored AS (
     UPDATE alertwell.alert a
-    SET ({_NAMES}, mitre_techniques) = ({", ".join("i." + name for name, _ in _COLUMNS)},
-                                        string_to_array(i.techniques, '{_JOINER}')),
+    SET ({_COLUMNS}) = ({_VALUES}),
         revision = a.revision + 1, updated_at = now()
     FROM i
     WHERE a.tenant_id = $1 AND a.source = $2 AND a.full_id = i.full_id
       AND i.last_processed_at >= a.last_processed_at
-      AND (a.raw, a.raw_exact) IS DISTINCT FROM (i.raw, i.raw_exact)
+      AND (a.raw, a.raw_exact) IS DISTINCT FROM (i.raw::jsonb, i.raw_exact)
     RETURNING a, i.n, i.arrival AS now_arrival
 ), changes AS (
     INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id, changed)
     SELECT $1, batch.number, s.n, (s.a).revision, 'updated', s.now_arrival, $2, (s.a).full_id,
            (SELECT jsonb_object_agg(coalesce(o.key, w.key), jsonb_build_array(o.value, w.value))
-            FROM jsonb_each({_FIELDS.format(row="(b.a)", bookkeeping=_BOOKKEEPING)}) AS o
-            FULL JOIN jsonb_each({_FIELDS.format(row="(s.a)", bookkeeping=_BOOKKEEPING)}) AS w ON w.key = o.key
+            FROM jsonb_each({_DOCUMENT.format(row="(b.a)", bookkeeping=_BOOKKEEPING)}) AS o
+            FULL JOIN jsonb_each({_DOCUMENT.format(row="(s.a)", bookkeeping=_BOOKKEEPING)}) AS w ON w.key = o.key
             WHERE o.value IS DISTINCT FROM w.value)
     FROM batch, stored s JOIN before b ON b.full_id = (s.a).full_id
     RETURNING full_id
@@ -186,7 +151,7 @@ async def insert(
     arrivals: Sequence[str],
 ) -> int:
     """Insert alerts that are not held yet, each with its `created` change; their number comes back."""
-    await connection.execute(_INSERT, tenant_id, source, *_arrays(alerts), arrivals)
+    await connection.execute(_INSERT, tenant_id, source, _records(alerts, arrivals))
     return len(alerts)
 
 
@@ -198,7 +163,7 @@ async def update(
     arrivals: Sequence[str],
 ) -> int:
     """Replace alerts by newer content, each with its `updated` change; how many really differed comes back."""
-    rows = await connection.fetch(_UPDATE, tenant_id, source, *_arrays(alerts), arrivals)
+    rows = await connection.fetch(_UPDATE, tenant_id, source, _records(alerts, arrivals))
     return len(rows)
 
 
@@ -209,9 +174,7 @@ def unstorable(error: Exception) -> bool:
     return isinstance(error, asyncpg.exceptions.DataError | UnicodeEncodeError)
 
 
-def _arrays(alerts: Sequence[model.Alert]) -> list[list[Any]]:
-    arrays: list[list[Any]] = [[getattr(alert, name) for alert in alerts] for name, _ in _COLUMNS]
-    arrays.append(
-        [None if alert.mitre_techniques is None else _JOINER.join(alert.mitre_techniques) for alert in alerts]
-    )
-    return arrays
+def _records(alerts: Sequence[model.Alert], arrivals: Sequence[str]) -> list[tuple[Any, ...]]:
+    return [
+        (*msgspec.structs.astuple(alert), arrival) for alert, arrival in zip(alerts, arrivals, strict=True)
+    ]

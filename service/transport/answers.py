@@ -31,6 +31,10 @@ _AGAIN_SECONDS: Final = re.compile(
 )
 _AGAIN_AT: Final = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|\+00:00| UTC)?")
 
+_HTTP_DATE: Final = re.compile(
+    r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [1-9][0-9]{3} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
+)
+
 _NO_LICENCE: Final = ("no active license", "no active licence", "not provisioned", "not licensed")
 
 
@@ -190,10 +194,10 @@ def _until(moment: datetime, clock: datetime) -> float | None:
 
 
 def _http_date(text: str | None) -> datetime | None:
-    if not text or len(text) > 60:
+    # Only the form that RFC 9110 lets servers write: the library alone takes "0026" and odd zones as well.
+    if not text or not _HTTP_DATE.fullmatch(text):
         return None
     try:
-        moment = email.utils.parsedate_to_datetime(text)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        return email.utils.parsedate_to_datetime(text).astimezone(UTC)
     except (ValueError, OverflowError, TypeError, IndexError):
         return None

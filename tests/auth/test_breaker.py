@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -147,7 +146,7 @@ async def test_changed_file_closes(
         await made.token(contoso, "siem")
     replacement = tmp_path / "new"
     replacement.write_text(shown.app.secret)
-    os.replace(replacement, file)
+    replacement.replace(file)
     assert await made.token(contoso, "siem")
 
 
@@ -182,7 +181,7 @@ async def test_living_tokens_stay(
 
 
 async def test_one_tenants_refusal(
-    make: Make, shown: world.World, sim: server.Simulator, contoso: model.Access, fabrikam: model.Access
+    make: Make, sim: server.Simulator, contoso: model.Access, fabrikam: model.Access
 ) -> None:
     """A refusal that concerns one customer, though it says invalid_client, keeps nobody else waiting."""
     made = make()

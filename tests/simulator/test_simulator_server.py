@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import csv
+import errno
 import hashlib
 import json
 import socket
@@ -62,6 +63,20 @@ async def test_it_starts_again_on_its_port_with_its_ca(shown, tmp_path):
         session.get(f"{second.url}/api/alerts") as response,
     ):
         assert (first.url, response.status) == (second.url, 401)
+
+
+async def test_what_it_writes_is_there_before_anybody_can_connect(shown, tmp_path):
+    """`prepare` knows the real port while connections are still refused, and they are taken after it."""
+    seen = []
+
+    def prepare(simulator: server.Simulator) -> None:
+        with socket.socket() as early:
+            seen.append((simulator.port, early.connect_ex(("127.0.0.1", simulator.port))))
+
+    async with server.Simulator(shown, directory=tmp_path, prepare=prepare) as running:
+        assert seen == [(running.port, errno.ECONNREFUSED)]
+        with socket.socket() as late:
+            assert late.connect_ex(("127.0.0.1", running.port)) == 0
 
 
 async def test_further_host_names(shown, tmp_path):
@@ -205,6 +220,7 @@ async def test_serve_tells_a_collector_what_it_needs(tmp_path):
     assert (rows[0]["client_id"], rows[0]["secret_file"]) == ("", "")
     secret_file = tmp_path / "new" / "client_secret"
     assert settings["ALERTWELL_CLIENT_SECRET_FILE"] == str(secret_file)
+    assert secret_file.with_name("client_id").read_text().strip() == settings["ALERTWELL_CLIENT_ID"]
     assert stat.S_IMODE(secret_file.stat().st_mode) == 0o600
     assert shown.app.secret not in "".join(written)
     context = ssl.create_default_context(cafile=settings["ALERTWELL_CA_FILE"])

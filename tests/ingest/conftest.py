@@ -1,0 +1,59 @@
+"""Fixtures for the collector: a world by the real clock with whole collectors, or one by a clock in hand with single polls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from service.simulator import server, ticks, world
+from service.store import pool as doors
+from tests.ingest import stages
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[doors.Database]:
+    """The service's own door to the test's database."""
+    async with doors.open_database(database_url, size=4) as opened:
+        yield opened
+
+
+@pytest.fixture
+def books(pool: asyncpg.Pool) -> stages.Books:
+    """What the database holds."""
+    return stages.Books(pool)
+
+
+@pytest.fixture
+async def stage(
+    database_url: str, database: doors.Database, books: stages.Books, tmp_path: Path
+) -> AsyncIterator[stages.Stage]:
+    """A world by the real clock, with Contoso and Fabrikam in it; no alerts but those that a test files."""
+    shown = world.World(3)
+    shown.add_tenant(stages.CONTOSO, "Contoso")
+    shown.add_tenant(stages.FABRIKAM, "Fabrikam")
+    async with server.Simulator(shown, directory=tmp_path / "ca") as running:
+        yield stages.Stage(shown, running, database_url, books, database, tmp_path)
+
+
+@pytest.fixture
+def clock() -> ticks.HandClock:
+    """The present time, standing still."""
+    return ticks.HandClock(ticks.now() // ticks.SECOND * ticks.SECOND)
+
+
+@pytest.fixture
+async def bench(
+    clock: ticks.HandClock, database: doors.Database, books: stages.Books, tmp_path: Path
+) -> AsyncIterator[stages.Bench]:
+    """Single polls of Contoso and Fabrikam by a clock in hand."""
+    shown = world.World(5, clock)
+    shown.add_tenant(stages.CONTOSO, "Contoso")
+    shown.add_tenant(stages.FABRIKAM, "Fabrikam")
+    async with (
+        server.Simulator(shown, directory=tmp_path / "ca") as running,
+        stages.bench(shown, running, database, books, clock) as made,
+    ):
+        yield made

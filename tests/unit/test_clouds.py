@@ -1,0 +1,92 @@
+"""Hosts, audiences and authorities."""
+
+from __future__ import annotations
+
+import pytest
+
+from service import clouds, errors
+
+
+@pytest.mark.parametrize(
+    ("cloud", "region", "host"),
+    [
+        ("public", "eu", "wdatp-alertexporter-eu.windows.com"),
+        ("public", "us", "wdatp-alertexporter-us.windows.com"),
+        ("public", "uk", "wdatp-alertexporter-uk.windows.com"),
+        ("gcc", None, "wdatp-alertexporter-us.gcc.securitycenter.windows.us"),
+        ("gcc", "us", "wdatp-alertexporter-us.gcc.securitycenter.windows.us"),
+        ("gcc-high", None, "wdatp-alertexporter-us.securitycenter.windows.us"),
+        ("dod", None, "wdatp-alertexporter-us.securitycenter.windows.us"),
+    ],
+)
+def test_siem_hosts(cloud: str, region: str | None, host: str) -> None:
+    """The hosts are those of Microsoft's pages."""
+    endpoints = clouds.Endpoints()
+    assert endpoints.base_url("siem", cloud, region) == f"https://{host}"
+    endpoints.check("siem", cloud, region)
+
+
+@pytest.mark.parametrize(
+    ("cloud", "host"),
+    [
+        ("public", "login.microsoftonline.com"),
+        ("gcc", "login.microsoftonline.com"),
+        ("gcc-high", "login.microsoftonline.us"),
+        ("dod", "login.microsoftonline.us"),
+        ("china", "login.partner.microsoftonline.cn"),
+    ],
+)
+def test_authorities(cloud: str, host: str) -> None:
+    """Each cloud has its own Entra."""
+    assert clouds.Endpoints().authority(cloud) == f"https://{host}"
+
+
+@pytest.mark.parametrize(
+    ("service", "cloud", "region", "words"),
+    [
+        ("siem", "public", None, "eu us uk"),
+        ("siem", "public", "asia", "eu us uk"),
+        ("siem", "gcc", "eu", "has us"),
+        ("siem", "china", None, "public gcc gcc-high dod"),
+        ("siem", "mars", "eu", "public gcc gcc-high dod china"),
+        ("sims", "public", "eu", "siem"),
+    ],
+)
+def test_bad_input(service: str, cloud: str, region: str | None, words: str) -> None:
+    """What does not exist is answered with what does."""
+    with pytest.raises(errors.BadInput, match=words):
+        clouds.Endpoints().check(service, cloud, region)
+
+
+def test_overrides() -> None:
+    """The settings' addresses hold for every cloud and region, and need no region; the cloud is still checked."""
+    endpoints = clouds.Endpoints(
+        {"authority": "https://localhost:8443/", "siem": "https://localhost:9443/siem/"}, "https://audience/"
+    )
+    endpoints.check("siem", "public", None)
+    assert endpoints.authority("dod") == "https://localhost:8443"
+    assert endpoints.base_url("siem", "public", None) == "https://localhost:9443/siem"
+    assert endpoints.audience("siem", "public") == "https://audience"
+    with pytest.raises(errors.BadInput, match="mars"):
+        endpoints.check("siem", "mars", None)
+
+
+@pytest.mark.parametrize(
+    ("key", "url"),
+    [
+        ("siem", "http://localhost:8443"),
+        ("siem", "https://"),
+        ("siem", "localhost:8443"),
+        ("siem", "https://user:hidden@localhost"),
+        ("siem", "https://localhost?x=1"),
+        ("siem", "https://localhost:99999"),
+        ("siem", "https://[half"),
+        ("authority", "https://localhost/entra"),
+        ("nothing", "https://localhost"),
+    ],
+)
+def test_bad_overrides(key: str, url: str) -> None:
+    """An address that is not plain https is refused, without showing what may be a password."""
+    with pytest.raises(errors.BadSetting, match=f"ALERTWELL_{key.upper()}_URL") as failed:
+        clouds.Endpoints({key: url})
+    assert "hidden" not in str(failed.value)
