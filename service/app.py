@@ -54,9 +54,27 @@ class Collector:
 
 def endpoints(config: settings.Settings) -> clouds.Endpoints:
     """Hosts and audiences, with what the settings put in their place."""
-    named = {"authority": config.authority_url, "siem": config.siem_url}
-    overrides = {key: url for key, url in named.items() if url is not None}
-    return clouds.Endpoints(overrides, config.siem_resource)
+    return clouds.Endpoints(config.addresses, config.siem_resource)
+
+
+def roles() -> dict[str, frozenset[str]]:
+    """By service, the app roles of which a token must hold one: any that one of the service's sources can read with.
+
+    A token that has only another source's role is refused by the API itself, which names what it wants.
+    """
+    wanted: dict[str, frozenset[str]] = {}
+    for source in registry.SOURCES.values():
+        wanted[source.service] = wanted.get(source.service, frozenset()) | source.roles
+    return wanted
+
+
+def quotas() -> dict[str, tuple[pace.Quota, ...]]:
+    """By service, what its page allows an app and tenant."""
+    return {
+        source.service: tuple(pace.Quota(calls, seconds) for calls, seconds in source.quota)
+        for source in registry.SOURCES.values()
+        if source.quota
+    }
 
 
 def shared_app(config: settings.Settings) -> modes.SharedApp | None:
@@ -122,23 +140,18 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             sealer=sealer,
             ca_file=config.ca_file,
             siem_form=config.siem_token,
-            roles={source.service: source.roles for source in registry.SOURCES.values()},
+            roles=roles(),
             observe=lambda _service, outcome, _seconds: measured.tokens.labels(outcome).inc(),
             on_restored=restored.set,
         )
         stack.push_async_callback(provider.close)
         in_flight = budget.ByteBudget(config.max_bytes_in_flight, config.max_body_bytes)
-        quotas = {
-            source.service: (pace.Quota(source.quota, 60.0),)
-            for source in registry.SOURCES.values()
-            if source.quota is not None
-        }
         sender = client.Client(
             session,
             provider,
             hosts,
             in_flight,
-            paces=pace.Pace(quotas),
+            paces=pace.Pace(quotas()),
             timeout=config.request_timeout.total_seconds(),
             observe=lambda service, status, seconds, size: measured.service(service).request(
                 status, seconds, size

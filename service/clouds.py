@@ -1,8 +1,9 @@
 """Where Microsoft's clouds answer: (cloud, service) -> base URL, token audience, login authority. Pure.
 
 Hosts are those of Microsoft's pages: "Pull detections using SIEM REST API" (EU, US, UK), the 2021 copies of the US government
-page (the present one no longer lists SIEM hosts) and "National clouds" of Entra for the authorities. A bearer token goes only
-to a host that this table or the settings name, always over https. Another API is one more entry of `_SERVICES`.
+page (the present one no longer lists SIEM hosts), "Supported Microsoft Defender for Endpoint APIs", "Microsoft Defender for
+Endpoint for US Government customers" and its XDR counterpart, "National clouds" of Graph and of Entra. A bearer token goes
+only to a host that this table or the settings name, always over https. Another API is one more entry of `_SERVICES`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,20 @@ CLOUDS: Final = tuple(_AUTHORITIES)
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """One API in one cloud. Where `anywhere` is None a tenant must name its region."""
+    """One API in one cloud. Where `anywhere` is None a tenant must name its region.
+
+    `nearest`: the regions' hosts are only closer, and `anywhere` answers for tenants of every region.
+    """
 
     audience: str
     anywhere: str | None = None
     regions: Mapping[str, str] = field(default_factory=dict)
+    nearest: bool = False
+
+
+def _own(host: str) -> _Place:
+    """One host that is its own audience and answers for every region."""
+    return _Place(host, anywhere=host, nearest=True)
 
 
 _SIEM_GCC: Final = "https://wdatp-alertexporter-us.gcc.securitycenter.windows.us"
@@ -56,17 +66,55 @@ _SERVICES: Final[Mapping[str, Mapping[str, _Place]]] = {
         "gcc-high": _Place(SIEM_RESOURCE, anywhere=_SIEM_GOV, regions={"us": _SIEM_GOV}),
         "dod": _Place(SIEM_RESOURCE, anywhere=_SIEM_GOV, regions={"us": _SIEM_GOV}),
     },
+    # Defender for Endpoint. The audience is the older host's name, whichever host is called: the newer one is that of another
+    # resource app, "Microsoft Threat Protection", which is `xdr` below.
+    "mde": {
+        "public": _Place(
+            "https://api.securitycenter.microsoft.com",
+            anywhere="https://api.security.microsoft.com",
+            regions={
+                region: f"https://{region}.api.security.microsoft.com"
+                for region in ("us", "eu", "uk", "au", "swa", "ina")
+            },
+            nearest=True,
+        ),
+        "gcc": _own("https://api-gcc.securitycenter.microsoft.us"),
+        "gcc-high": _own("https://api-gov.securitycenter.microsoft.us"),
+        "dod": _own("https://api-gov.securitycenter.microsoft.us"),
+    },
+    "xdr": {
+        "public": _Place(
+            "https://api.security.microsoft.com",
+            anywhere="https://api.security.microsoft.com",
+            regions={region: f"https://api-{region}.security.microsoft.com" for region in ("us", "eu", "uk")},
+            nearest=True,
+        ),
+        "gcc": _own("https://api-gcc.security.microsoft.us"),
+        "gcc-high": _own("https://api-gov.security.microsoft.us"),
+        "dod": _own("https://api-gov.security.microsoft.us"),
+    },
+    # China has a Graph, without the security alerts.
+    "graph": {
+        "public": _own("https://graph.microsoft.com"),
+        "gcc": _own("https://graph.microsoft.com"),
+        "gcc-high": _own("https://graph.microsoft.us"),
+        "dod": _own("https://dod-graph.microsoft.us"),
+    },
 }
 
 SERVICES: Final = tuple(_SERVICES)
+
+_REGIONS: Final = {
+    region: None for places in _SERVICES.values() for place in places.values() for region in place.regions
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
     """The table above, with what the settings put in its place.
 
-    `overrides` maps "authority" or a service ("siem") to a base URL, which then holds for every cloud and region.
-    `siem_resource` is the audience of the SIEM API's tokens. Raises errors.BadSetting for a URL that is not plain https.
+    `overrides` maps "authority" or a service ("siem", "mde", "xdr", "graph") to a base URL, which then holds for every cloud and
+    region. `siem_resource` is the audience of the SIEM API's tokens. Raises errors.BadSetting for a URL that is not plain https.
     """
 
     overrides: Mapping[str, str] = field(default_factory=dict)
@@ -94,11 +142,14 @@ class Endpoints:
                     "(where its Defender data are stored, fixed at onboarding)"
                 )
             return place.anywhere
-        if region not in place.regions:
-            raise errors.BadInput(
-                f"region {region[:40]!r}: the {service} API of the {cloud} cloud has {_listed(place.regions)}"
-            )
-        return place.regions[region]
+        if region in place.regions:
+            return place.regions[region]
+        if place.nearest and place.anywhere is not None and region in _REGIONS:
+            return place.anywhere  # a region that another of the tenant's sources needs
+        known = _REGIONS if place.nearest else place.regions
+        raise errors.BadInput(
+            f"region {region[:40]!r}: the {service} API of the {cloud} cloud has {_listed(known)}"
+        )
 
     def audience(self, service: str, cloud: str) -> str:
         """Resource URI for tokens; the scope is this and `/.default`. Raises errors.BadInput."""

@@ -21,6 +21,10 @@ CredentialKind = Literal["client_secret"]
 SEVERITIES = ("unknown", "informational", "low", "medium", "high")
 """soc.alerts.severity by severity_rank: 0 unknown to 4 high."""
 
+ALERT_STATUSES = ("new", "in_progress", "resolved", "unknown")
+INCIDENT_STATUSES = ("active", "in_progress", "resolved", "redirected", "unknown")
+"""What a status is called whatever the source calls it; the source's own word stays in raw."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
@@ -92,10 +96,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer of an API. `date` is its Date header (whole seconds), the only clock that proves coverage."""
+    """A whole answer of an API. `date` is its Date header (whole seconds), the only clock that proves coverage.
+
+    `base_url` is where the request's path was appended to; a link in the answer that leads anywhere else is not followed.
+    """
 
     body: bytes
     date: datetime | None
+    base_url: str = ""
 
 
 class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -144,12 +152,54 @@ class Reject:
     raw: bytes
 
 
+class Incident(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """One incident as a source read it. `last_update` is the source's own update time floored to microseconds,
+    `source_updated_text` the same as it was written.
+
+    `raw` is the record's JSON without its member `alerts`: these are alerts of their own in the same page, with this incident's
+    id. `alert_ids` names them by `Alert.alert_id`, None where the answer did not include them. `content_hash` is of `raw` (or of
+    `raw_exact`, as in Alert) and of the ids in one order. `redirect_incident_id` is the incident that this one was merged into.
+    """
+
+    incident_id: str
+    last_update: datetime
+    source_updated_text: str
+    content_hash: int
+    raw: str
+    raw_exact: bytes | None = None
+    title: str | None = None
+    severity_rank: int = 0
+    status: str = "unknown"
+    classification: str | None = None
+    determination: str | None = None
+    assigned_to: str | None = None
+    redirect_incident_id: str | None = None
+    tags: list[str] | None = None
+    created_at: datetime | None = None
+    incident_url: str | None = None
+    alert_ids: list[str] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What an answer held. `items` counts its top-level records; `duplicates` those that repeat a key of the same answer.
+    """What an answer held. `items` counts its top-level records, `nested` the alerts inside of incidents.
 
-    `full` means the answer may have been cut: stored, not proven, its window split.
-    items == len(alerts) + len(rejects) + duplicates.
+    A source of alerts has alerts as top-level records, and its pages no incidents and nothing nested:
+
+        items == len(alerts) + len(rejects) + duplicates
+
+    A source of incidents has incidents as top-level records; its alerts are all nested, with their `incident_id`:
+
+        items == len(incidents) + len(rejects) - nested_rejects + duplicates
+        nested == len(alerts) + nested_rejects + nested_duplicates
+
+    So in both cases items + nested == len(incidents) + len(alerts) + len(rejects) + duplicates + nested_duplicates. Duplicates
+    repeat a key of the same answer; the newest version is the one kept. The alerts of an incident that is itself rejected are in
+    its reject's bytes, neither in `alerts` nor in `nested`.
+
+    `full` means that the answer may have been cut: stored, not proven, its window split. `next` is the request that goes on from
+    here where the window cannot be narrowed; it is None where the answer is not full, or where nothing safe leads on.
+    `warnings` are one line each for the log, such as a link to another host: a stable phrase, ": ", detail.
     """
 
     items: int
@@ -157,6 +207,19 @@ class Page:
     rejects: tuple[Reject, ...] = ()
     duplicates: int = 0
     full: bool = False
+    incidents: tuple[Incident, ...] = ()
+    nested: int = 0
+    nested_rejects: int = 0
+    nested_duplicates: int = 0
+    next: Request | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def times(self) -> tuple[datetime, ...]:
+        """The update times of the top-level records: what a window asks for, and what moves a watermark."""
+        if self.incidents or self.nested:
+            return tuple(incident.last_update for incident in self.incidents)
+        return tuple(alert.last_processed_at for alert in self.alerts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,4 +272,3 @@ class Counts:
     def balanced(self) -> bool:
         parts = self.inserted + self.updated + self.unchanged + self.stale + self.duplicate + self.rejected
         return self.items == parts
-

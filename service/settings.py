@@ -206,6 +206,15 @@ class Settings(BaseSettings):
     siem_url: Https | None = None
     """Base address of the SIEM API, https; `/api/alerts` is appended. Without it, the one of CLOUD and the
     tenant's region."""
+    mde_url: Https | None = None
+    """Base address of the Defender for Endpoint API, https; `/api/alerts` is appended. Without it, the one of CLOUD
+    and the tenant's region."""
+    xdr_url: Https | None = None
+    """Base address of the Defender XDR API, https; `/api/incidents` is appended. Without it, the one of CLOUD and the
+    tenant's region."""
+    graph_url: Https | None = None
+    """Base address of Microsoft Graph, https; `/v1.0/security/alerts_v2` or `/v1.0/security/incidents` is appended.
+    Without it, the one of CLOUD."""
     ca_file: ExistingFile | None = None
     """PEM file of the authorities to trust for Entra and the APIs alike, instead of the system's."""
     poll_interval: Span = timedelta(seconds=60)
@@ -307,6 +316,18 @@ class Settings(BaseSettings):
         if self.database_password is None or bare is None or re.search(r"[?&]password=", url):
             return url
         return f"{bare[1]}:{quote(self.database_password.get_secret_value(), safe='')}{bare[2]}"
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The addresses that are set, by what they stand for: `authority`, or a service as `clouds` names it."""
+        named = {
+            "authority": self.authority_url,
+            "siem": self.siem_url,
+            "mde": self.mde_url,
+            "xdr": self.xdr_url,
+            "graph": self.graph_url,
+        }
+        return {key: url for key, url in named.items() if url is not None}
 
     @property
     def client_secret_file(self) -> Path | None:

@@ -34,11 +34,8 @@ class Terms:
                     f"ALERTWELL_DEFAULT_SOURCES={' '.join(settings.default_sources)!r}: there is no source {name!r}; "
                     f"there is {' '.join(registry.SOURCES)}"
                 )
-        addresses = {"authority": settings.authority_url, "siem": settings.siem_url}
-        overrides = {key: url for key, url in addresses.items() if url is not None}
-        return cls(
-            settings.default_sources, settings.cloud, clouds.Endpoints(overrides, settings.siem_resource)
-        )
+        hosts = clouds.Endpoints(settings.addresses, settings.siem_resource)
+        return cls(settings.default_sources, settings.cloud, hosts)
 
 
 def guid(text: str, what: str) -> UUID:

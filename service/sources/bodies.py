@@ -1,6 +1,7 @@
 """An answer's body cut into its records, so that one that is not even JSON does not cost the others.
 
-The usual way is one pass of msgspec over the whole array, without copies. It fails at lone surrogates, at
+The SIEM API answers a bare array, all others an OData object with the array as its member `value`.
+The usual way is one pass of msgspec over the whole body, without copies. It fails at lone surrogates, at
 nesting beyond the interpreter's stack, and where one record is malformed. Surrogates are replaced; for the
 rest the array is cut by its quotes and brackets alone, and each record is judged by itself.
 """
@@ -22,6 +23,7 @@ SAMPLE_BYTES: Final = 64 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
 _NUL: Final = b"\\u0000"
 _BLANKS: Final = b" \t\r\n"
+_NEXT_LINK: Final = "@odata.nextLink"
 _array: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 # Every escape is taken whole, so that \\u0000 stays what it is, an escaped backslash and five characters; a
@@ -39,7 +41,9 @@ _STEP: Final = re.compile(
     rb'(?:[^"\[\]{},]++|"(?:[^"\\]++|\\.)*+")*+(?:([\[{]++)|([\]}]++)|(,)|"|\Z)', re.DOTALL
 )
 _MOST_STEPS: Final = 2_000_000
+_NAME: Final = re.compile(rb'[ \t\r\n]*+("(?:[^"\\]++|\\.)*+")[ \t\r\n]*+:', re.DOTALL)
 _GAP: Final = re.compile(rb"[ \t\r\n,]*+")
+_BORDER: Final = re.compile(rb"\}[ \t\r\n]*+,[ \t\r\n]*+\{|,[ \t\r\n]*+\{[ \t\r\n]*+\"")
 
 # Memory: an array of millions of tiny values is no answer of these APIs.
 _LARGE_BODY: Final = 4 * 1024 * 1024
@@ -56,31 +60,96 @@ class Pieces:
     exact: Mapping[int, bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """An OData answer: its records, and the link to what follows, None without one, "" where it is not a text."""
+
+    pieces: Pieces
+    next_link: str | None
+
+
+class _Envelope(msgspec.Struct):
+    value: list[msgspec.Raw]
+    next_link: msgspec.Raw = msgspec.field(default=msgspec.Raw(b"null"), name=_NEXT_LINK)
+
+
+_envelope: Final = msgspec.json.Decoder(_Envelope).decode
+
+
+def envelope(body: bytes) -> Envelope:
+    """The records of a JSON object's array `value`. Raises errors.BadBody where the body is anything else or cut off."""
+    whole = body.removeprefix(_BOM)
+    _check_commas(body, whole)
+    if _NUL not in whole:
+        try:
+            plain = _envelope(whole)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass  # found out below
+        else:
+            check_size(body, plain.value)
+            return Envelope(Pieces(plain.value, {}), _link(plain.next_link))
+    clean = _cleaned(whole)
+    if not clean.lstrip(_BLANKS).startswith(b"{"):
+        raise _bad(body, _looks_like(clean, "an object"))
+    found = members(body, clean)
+    start, end = found.get("value", (0, 0))
+    if clean[start : start + 1] != b"[":
+        raise _bad(body, "is a JSON object without an array 'value'")
+    for name, (first, last) in found.items():
+        if name != "value" and not _is_json(clean[first:last]):
+            raise _bad(body, "is a malformed JSON object")
+    first, last = found.get(_NEXT_LINK, (0, 0))
+    return Envelope(_altered(body, whole[start:end]), _link(clean[first:last] or b"null"))
+
+
 def split(body: bytes) -> Pieces:
     """The records of a bare JSON array. Raises errors.BadBody where the body is anything else or cut off."""
     whole = body.removeprefix(_BOM)
-    if len(whole) > _LARGE_BODY and whole.count(b",") * _LEAST_COMMA_BYTES > len(whole):
-        raise _bad(body, "is an array of tiny values, not of alerts")
+    _check_commas(body, whole)
     if _NUL not in whole:
         try:
             records = _array(whole)
         except (msgspec.DecodeError, RecursionError):
             pass  # found out below
         else:
-            _check_size(body, records)
+            check_size(body, records)
             return Pieces(records, {})
     return _altered(body, whole)
 
 
+def members(body: bytes, clean: bytes) -> dict[str, tuple[int, int]]:
+    """Where the values of a JSON object's members lie in `clean`, which differs from `body` in replaced escapes alone.
+
+    By quotes and brackets: what is inside of a value may be malformed. Of one name the last counts. Raises
+    errors.BadBody where the names and brackets are not those of an object.
+    """
+    spans = _walk(body, clean, len(clean) - len(clean.lstrip(_BLANKS)) + 1, b"}")
+    found = {}
+    if len(spans) == 1 and not clean[slice(*spans[0])].strip(_BLANKS):
+        return {}
+    for start, end in spans:
+        name = _NAME.match(clean, start, end)
+        if name is None or not (key := _text(name[1])):
+            raise _bad(body, "is a malformed JSON object")
+        value = clean[name.end() : end]
+        first = end - len(value.lstrip(_BLANKS))
+        found[key] = (first, first + len(value.strip(_BLANKS)))
+    return found
+
+
+def _cleaned(whole: bytes) -> bytes:
+    return _ESCAPE.sub(lambda found: _REPLACEMENT if found[1] else found[0], whole)
+
+
 def _altered(body: bytes, whole: bytes) -> Pieces:
-    clean = _ESCAPE.sub(lambda found: _REPLACEMENT if found[1] else found[0], whole)
+    clean = _cleaned(whole)
     try:
         records = _array(clean)
         spans = _spans(records, clean)
     except (msgspec.DecodeError, RecursionError):
         spans = _cut(body, clean)
         records = [msgspec.Raw(clean[start:end]) for start, end in spans]
-    _check_size(body, records)
+    check_size(body, records)
     exact = {
         place: whole[start:end]
         for place, (start, end) in enumerate(spans)
@@ -109,62 +178,94 @@ def _cut(body: bytes, clean: bytes) -> list[tuple[int, int]]:
     """The records by quotes and brackets alone. Raises errors.BadBody where even these do not match."""
     opening = len(clean) - len(clean.lstrip(_BLANKS))
     if clean[opening : opening + 1] != b"[":
-        raise _bad(body, _looks_like(clean))
-    spans = []
-    start = opening + 1
+        raise _bad(body, _looks_like(clean, "an array"))
+    spans = _walk(body, clean, opening + 1, b"]")
+    return [_record(body, clean, start, end) for start, end in spans]
+
+
+def _walk(body: bytes, clean: bytes, start: int, closing: bytes) -> list[tuple[int, int]]:
+    """What commas part, from `start` behind a bracket up to its `closing` one.
+
+    Raises errors.BadBody where there is none, or more than blanks behind it.
+    """
+    kind = "array" if closing == b"]" else "object"
+    spans: list[tuple[int, int]] = []
     depth = 0
     for step in itertools.islice(_STEP.finditer(clean, start), _MOST_STEPS):
         if step[1]:
             depth += len(step[1])
         elif step[3] and not depth:
-            spans.append(_record(body, clean, start, step.start(3)))
+            spans.append((start, step.start(3)))
             start = step.end()
         elif step[2] and len(step[2]) <= depth:
             depth -= len(step[2])
         elif step[2]:
             end = step.start(2) + depth
-            if clean[end : end + 1] != b"]" or clean[end + 1 :].strip(_BLANKS):
-                raise _bad(body, "has more text after its array")
-            spans.append(_record(body, clean, start, end))
+            if clean[end : end + 1] != closing or clean[end + 1 :].strip(_BLANKS):
+                raise _bad(body, f"has more text after its {kind}")
+            spans.append((start, end))
             return spans
         elif not step[3]:
-            raise _bad(body, f"is a JSON array cut off after {len(body)} bytes")
-    raise _bad(body, "is a malformed JSON array")
+            raise _bad(body, f"is a JSON {kind} cut off after {len(body)} bytes")
+    raise _bad(body, f"is a malformed JSON {kind}")
 
 
 def _record(body: bytes, clean: bytes, start: int, end: int) -> tuple[int, int]:
-    """Start and end without blanks. Only what has an object's brackets may be malformed inside."""
+    """Start and end without blanks. Only what has an object's brackets may be malformed inside, and only one object's: a
+    quote too many or too few makes one piece of several records, which must not be lost in one reject.
+    """
     piece = clean[start:end].lstrip(_BLANKS)
     start = end - len(piece)
     piece = piece.rstrip(_BLANKS)
-    if not (piece.startswith(b"{") and piece.endswith(b"}")):
-        try:
-            msgspec.json.decode(piece, type=msgspec.Raw)
-        except RecursionError:
-            pass  # well-formed as far as anyone can tell, and rejected for its depth
-        except msgspec.DecodeError:
-            raise _bad(body, "is a malformed JSON array") from None
+    odd = not (piece.startswith(b"{") and piece.endswith(b"}")) or _BORDER.search(piece)
+    if odd and not _is_json(piece):
+        raise _bad(body, "is a malformed JSON array")
     return start, start + len(piece)
 
 
-def _check_size(body: bytes, records: list[msgspec.Raw]) -> None:
-    if len(records) > _MANY_RECORDS and len(body) < len(records) * _LEAST_RECORD_BYTES:
+def _is_json(piece: bytes) -> bool:
+    try:
+        msgspec.json.decode(piece, type=msgspec.Raw)
+    except RecursionError:
+        return True  # well-formed as far as anyone can tell, and rejected for its depth
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _text(piece: bytes | msgspec.Raw) -> str | None:
+    try:
+        return msgspec.json.decode(piece, type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _link(piece: bytes | msgspec.Raw) -> str | None:
+    return None if bytes(piece) == b"null" else _text(piece) or ""
+
+
+def _check_commas(body: bytes, whole: bytes) -> None:
+    if len(whole) > _LARGE_BODY and whole.count(b",") * _LEAST_COMMA_BYTES > len(whole):
         raise _bad(body, "is an array of tiny values, not of alerts")
 
 
-def _looks_like(clean: bytes) -> str:
+def check_size(body: bytes | msgspec.Raw, records: list[msgspec.Raw]) -> None:
+    """Raise errors.BadBody where so many records are so small that they cannot be alerts."""
+    if len(records) > _MANY_RECORDS and len(memoryview(body)) < len(records) * _LEAST_RECORD_BYTES:
+        raise _bad(bytes(body), "is an array of tiny values, not of alerts")
+
+
+def _looks_like(clean: bytes, wanted: str) -> str:
     begin = clean[:SAMPLE_BYTES].lstrip(_BLANKS)
     if not begin:
         return "is empty" if not clean.strip(_BLANKS) else "is not JSON"
     if begin.startswith(b"<"):
-        return "looks like HTML, not a JSON array"
-    if begin.startswith(b"{"):
-        return "looks like a JSON object, not an array"
-    try:
-        msgspec.json.decode(clean, type=msgspec.Raw)
-    except (msgspec.DecodeError, RecursionError):
+        return f"looks like HTML, not a JSON {wanted.partition(' ')[2]}"
+    if begin.startswith((b"{", b"[")):
+        return f"looks like a JSON {'object' if begin.startswith(b'{') else 'array'}, not {wanted}"
+    if not _is_json(clean):
         return "is not JSON"
-    return "is JSON, but not an array"
+    return f"is JSON, but not {wanted}"
 
 
 def _bad(body: bytes, what: str) -> errors.BadBody:

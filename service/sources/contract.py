@@ -24,8 +24,11 @@ class Source(Protocol):
         ...
 
     @property
-    def quota(self) -> int | None:
-        """Calls a minute that the API's page promises an app and tenant, None where no page says."""
+    def quota(self) -> tuple[tuple[int, float], ...]:
+        """(calls, seconds) pairs that the API's page allows an app and tenant, all of them at once; empty where no page says.
+
+        They count per `service`: sources of one service share them, and each request names the service as its quota group.
+        """
         ...
 
     @property
@@ -43,6 +46,11 @@ class Source(Protocol):
         """Whether a record can change after it was first seen."""
         ...
 
+    @property
+    def incidents(self) -> bool:
+        """Whether the top-level records are incidents, with alerts inside, and not alerts."""
+        ...
+
     def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters in one spelling, so that equal wishes are equal values; they can be JSON.
 
@@ -54,10 +62,21 @@ class Source(Protocol):
         """The GET for at least all records of the window; `parameters` as `check_parameters` gave them."""
         ...
 
-    def read(self, body: bytes, window: model.Window, tenant_id: UUID) -> model.Page:
-        """What a whole answer to the window's request holds.
+    def read(
+        self,
+        body: bytes,
+        window: model.Window,
+        tenant_id: UUID,
+        *,
+        asked: model.Request | None = None,
+        base_url: str = "",
+    ) -> model.Page:
+        """What a whole answer to the window's request holds; model.Page says how it is counted.
 
         A record that cannot be an alert becomes a reject, and so does one that names another tenant than
         `tenant_id`. Raises errors.BadBody, and nothing else, where the body is not what the API documents.
+
+        `asked` is the request that the answer is to, `base_url` the address that its path was appended to: with
+        both, `Page.next` says how to go on where the API has a way. It never leads away from `base_url`.
         """
         ...

@@ -1,6 +1,6 @@
 """From a record's bytes to what a row can hold: what every source shares, whatever its API.
 
-A record that cannot be stored raises Unstorable, and `page` keeps it as a reject. What PostgreSQL cannot hold
+A record that cannot be stored raises Unstorable, and `gather` keeps it as a reject. What PostgreSQL cannot hold
 was tried: jsonb refuses NUL and lone surrogates in text, and numbers of over 131,072 digits before the point
 or 16,383 after it.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -40,31 +41,50 @@ def page(
     *,
     full_counts: frozenset[int] = frozenset(),
 ) -> model.Page:
-    """Read every record of a bare JSON array with `read_one`, which raises Unstorable where it cannot.
+    """Every record of a bare JSON array as `gather` reads it. Raises errors.BadBody.
 
-    Of records with one key the newest counts, of equally old ones the last; the others are duplicates. The
-    page is full where the number of its records is one of `full_counts`. Raises errors.BadBody.
+    The page is full where the number of its records is one of `full_counts`.
     """
-    pieces = bodies.split(body)
+    found = gather(bodies.split(body), read_one)
+    return replace(found, full=found.items in full_counts)
+
+
+def gather(pieces: bodies.Pieces, read_one: Callable[[msgspec.Raw], model.Alert]) -> model.Page:
+    """Read every record with `read_one`, which raises Unstorable where it cannot.
+
+    Of records with one key the newest counts, of equally old ones the last; the others are duplicates.
+    """
     newest: dict[str, model.Alert] = {}
     rejects: list[model.Reject] = []
     duplicates = 0
     for place, piece in enumerate(pieces.records):
         exact = pieces.exact.get(place) if pieces.exact else None
         try:
-            alert = read_one(piece)
+            alert = one(piece, exact, read_one)
         except Unstorable as failure:
-            rejects.append(model.Reject(str(failure), bytes(piece) if exact is None else exact))
+            rejects.append(reject(failure, piece, exact))
             continue
-        if exact is not None:
-            alert = msgspec.structs.replace(alert, content_hash=content_hash(exact), raw_exact=exact)
         held = newest.get(alert.full_id)
         if held is not None:
             duplicates += 1
         if held is None or held.last_processed_at <= alert.last_processed_at:
             newest[alert.full_id] = alert
-    items = len(pieces.records)
-    return model.Page(items, tuple(newest.values()), tuple(rejects), duplicates, items in full_counts)
+    return model.Page(len(pieces.records), tuple(newest.values()), tuple(rejects), duplicates)
+
+
+def one(
+    piece: msgspec.Raw, exact: bytes | None, read_one: Callable[[msgspec.Raw], model.Alert]
+) -> model.Alert:
+    """The record as an alert, which keeps its exact bytes where they were altered. Raises Unstorable."""
+    alert = read_one(piece)
+    if exact is None:
+        return alert
+    return msgspec.structs.replace(alert, content_hash=content_hash(exact), raw_exact=exact)
+
+
+def reject(failure: Unstorable, piece: msgspec.Raw, exact: bytes | None) -> model.Reject:
+    """The whole record with the reason."""
+    return model.Reject(str(failure), bytes(piece) if exact is None else exact)
 
 
 def content_hash(raw: msgspec.Raw | bytes) -> int:
@@ -192,6 +212,8 @@ def _too_deep(value: object) -> bool:
             if isinstance(parent, dict | list)
             for child in (parent.values() if isinstance(parent, dict) else parent)
         ]
+        if not level:
+            return False
     return any(isinstance(value, dict | list) for value in level)
 
 

@@ -7,11 +7,15 @@ from types import MappingProxyType
 from typing import Final
 
 from service import errors
-from service.sources import contract, siem
+from service.sources import contract, graph_alerts, graph_incidents, mde_alerts, siem, xdr_incidents
 
 SOURCES: Final[Mapping[str, contract.Source]] = MappingProxyType(
     {
         "siem": siem.Siem(),
+        "mde_alerts": mde_alerts.MdeAlerts(),
+        "xdr_incidents": xdr_incidents.XdrIncidents(),
+        "graph_alerts": graph_alerts.GraphAlerts(),
+        "graph_incidents": graph_incidents.GraphIncidents(),
     }
 )
 

@@ -115,10 +115,11 @@ class Siem:
 
     name: Final = "siem"
     service: Final = "siem"
-    quota: Final = None  # not documented
+    quota: Final[tuple[tuple[int, float], ...]] = ()  # not documented
     reach: Final = None  # not documented
     roles: Final[frozenset[str]] = frozenset()  # the portal makes the app; there is no role to grant
     mutable: Final = False
+    incidents: Final = False
 
     def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Device groups and tags that narrow the tenant's detections; see sources.contract.Source."""
@@ -152,9 +153,18 @@ class Siem:
         query += [(tag, parameters[tag]) for tag in _SINGLE_TAGS if tag in parameters]
         return model.Request(service=self.service, path="/api/alerts", query=tuple(query))
 
-    def read(self, body: bytes, window: model.Window, tenant_id: UUID) -> model.Page:
+    def read(
+        self,
+        body: bytes,
+        window: model.Window,
+        tenant_id: UUID,
+        *,
+        asked: model.Request | None = None,
+        base_url: str = "",
+    ) -> model.Page:
         """Detections as alerts; see sources.contract.Source."""
-        del window  # an answer's records are taken as they are, whatever was asked for
+        # An answer's records are taken as they are, whatever was asked for; and there is no way to go on.
+        del window, asked, base_url
         return records.page(body, lambda record: _alert(record, tenant_id), full_counts=_FULL)
 
 

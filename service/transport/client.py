@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
@@ -108,25 +109,20 @@ class Client:
 
         Raises errors.PollFailure.
         """
-        url = self._url(access.tenant, request)
+        base = self._base(access.tenant, request.service)
+        url = _url(base, request)
         with self._budget.share() as share:
-            yield await self._retried(access, request, url, share)
+            yield replace(await self._retried(access, request, url, share), base_url=base)
 
     def forget(self, tenant_id: UUID) -> None:
         """Drop what is kept of a tenant."""
         self._pace.forget(tenant_id)
 
-    def _url(self, tenant: model.Tenant, request: model.Request) -> yarl.URL:
+    def _base(self, tenant: model.Tenant, service: str) -> str:
         try:
-            base = self._endpoints.base_url(request.service, tenant.cloud, tenant.region)
+            return self._endpoints.base_url(service, tenant.cloud, tenant.region)
         except errors.BadInput as mistake:
             raise errors.Attention(str(mistake), code="wrong_cloud") from None
-        address = base + request.path
-        if request.query:
-            address += "?" + urlencode(request.query, quote_via=quote, safe="$:")
-        if urlsplit(address)[:2] != urlsplit(base)[:2] or (request.path and not request.path.startswith("/")):
-            raise errors.Refused("the request's path leads to another host; it is not sent")
-        return yarl.URL(address, encoded=True)
 
     async def _retried(
         self, access: model.Access, request: model.Request, url: yarl.URL, share: budget.Share
@@ -264,6 +260,15 @@ class Client:
             await self._budget.grow(share, size)
         finally:
             limit.reschedule(loop.time() + left)
+
+
+def _url(base: str, request: model.Request) -> yarl.URL:
+    address = base + request.path
+    if request.query:
+        address += "?" + urlencode(request.query, quote_via=quote, safe="$:")
+    if urlsplit(address)[:2] != urlsplit(base)[:2] or (request.path and not request.path.startswith("/")):
+        raise errors.Refused("the request's path leads to another host; it is not sent")
+    return yarl.URL(address, encoded=True)
 
 
 def _is_passing(error: Exception) -> bool:

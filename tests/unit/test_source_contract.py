@@ -1,7 +1,7 @@
 """What every source has to do, run on each one of the registry with its fixtures under tests/fixtures/<name>/.
 
-well_formed.json, empty.json and malformed.json are answers; expected.json says how many alerts, rejects and duplicates
-each holds; every file of hostile/ is a body that no source may take for an answer.
+well_formed.json, empty.json and malformed.json are answers; expected.json says how many records of which kind each holds
+(what it leaves out is 0); every file of hostile/ is a body that the source may not take for an answer.
 """
 
 from __future__ import annotations
@@ -34,9 +34,19 @@ def fixture(name, file):
     return (FIXTURES / name / file).read_bytes()
 
 
-def check(page):
+def check(source, page):
     """Everything that a page promises, whatever it was read from."""
-    assert page.items == len(page.alerts) + len(page.rejects) + page.duplicates
+    if source.incidents:
+        assert page.items == len(page.incidents) + len(page.rejects) - page.nested_rejects + page.duplicates
+        assert page.nested == len(page.alerts) + page.nested_rejects + page.nested_duplicates
+        assert len(page.times) == len(page.incidents)
+    else:
+        assert page.items == len(page.alerts) + len(page.rejects) + page.duplicates
+        assert (page.incidents, page.nested, page.nested_rejects, page.nested_duplicates) == ((), 0, 0, 0)
+        assert len(page.times) == len(page.alerts)
+    assert page.next is None or page.full
+    assert all(warning and warning.isprintable() for warning in page.warnings)
+    check_incidents(page)
     assert len({alert.full_id for alert in page.alerts}) == len(page.alerts)
     for alert in page.alerts:
         assert 0 < len(alert.full_id.encode()) <= 512
@@ -45,27 +55,55 @@ def check(page):
         assert 0 <= alert.severity_rank < len(model.SEVERITIES)
         assert timestamps.parse(alert.source_updated_text, zoneless_is_utc=True) == alert.last_processed_at
         assert isinstance(json.loads(alert.raw), dict)
-        texts = [value for value in vars_of(alert) if isinstance(value, str)]
-        assert "" not in texts
-        assert not any("\0" in text for text in texts)
-        "".join(texts).encode()  # no lone surrogate
+        assert alert.status in ((*model.ALERT_STATUSES,) if source.mutable else (None,))
+        assert alert.alert_id is None or len(alert.alert_id) <= 512 or not source.mutable
+        assert alert.incident_id or not source.incidents
+        assert alert.mitre_techniques is None or all(alert.mitre_techniques)
+        check_texts(alert)
     for reject in page.rejects:
         assert reject.reason
         assert isinstance(reject.raw, bytes)
 
 
-def vars_of(alert):
-    return [getattr(alert, field) for field in alert.__struct_fields__]
+def check_incidents(page):
+    """What a page promises of its incidents."""
+    assert len({incident.incident_id for incident in page.incidents}) == len(page.incidents)
+    for incident in page.incidents:
+        assert 0 < len(incident.incident_id.encode()) <= 512
+        assert -(2**63) <= incident.content_hash < 2**63
+        assert incident.last_update.tzinfo is UTC
+        assert 0 <= incident.severity_rank < len(model.SEVERITIES)
+        assert timestamps.parse(incident.source_updated_text, zoneless_is_utc=True) == incident.last_update
+        assert incident.status in model.INCIDENT_STATUSES
+        assert incident.redirect_incident_id != incident.incident_id
+        assert not json.loads(incident.raw).get("alerts")
+        assert incident.alert_ids is None or len(set(incident.alert_ids)) == len(incident.alert_ids)
+        check_texts(incident)
+
+
+def check_texts(record):
+    """No text of a record is empty, and PostgreSQL can hold all of them."""
+    texts = [value for value in vars_of(record) if isinstance(value, str)]
+    texts += [item for value in vars_of(record) if isinstance(value, list) for item in value]
+    assert "" not in texts
+    assert not any("\0" in text for text in texts)
+    "".join(texts).encode()  # no lone surrogate
+
+
+def vars_of(record):
+    return [getattr(record, field) for field in record.__struct_fields__]
 
 
 def read_or_refuse(name, body):
     """Read, or BadBody with a sample and a message that repeats nothing of the body; any other end fails the test."""
+    source = registry.get(name)
+    asked = source.request(WINDOW, {})
     try:
-        page = registry.get(name).read(body, WINDOW, TENANT)
+        page = source.read(body, WINDOW, TENANT, asked=asked, base_url="https://api.example")
     except errors.BadBody as bad:
         failure = bad
     else:
-        check(page)
+        check(source, page)
         return page
     assert failure.sample == body[: 64 * 1024]
     assert str(failure).startswith("the answer ")
@@ -78,10 +116,12 @@ def test_a_source_describes_itself(name):
     source = registry.get(name)
     assert source.name == name
     assert source.service in clouds.SERVICES
-    assert source.quota is None or source.quota > 0
+    assert all(calls > 0 and seconds > 0 for calls, seconds in source.quota)
+    assert not source.quota or source.request(WINDOW, {}).quota_group == source.service
     assert source.reach is None or source.reach > timedelta()
     assert all(isinstance(role, str) for role in source.roles)
     assert isinstance(source.mutable, bool)
+    assert isinstance(source.incidents, bool)
 
 
 @every_source
@@ -118,9 +158,17 @@ def test_answers_are_read_as_expected(name, file):
     """A good answer has alerts alone, an empty one nothing, and a malformed record costs itself and no other."""
     page = read_or_refuse(name, fixture(name, file))
     expected = json.loads(fixture(name, "expected.json"))[file]
-    found = {"alerts": len(page.alerts), "rejects": len(page.rejects), "duplicates": page.duplicates}
-    assert found == expected
-    assert not page.full
+    found = {
+        "alerts": len(page.alerts),
+        "incidents": len(page.incidents),
+        "rejects": len(page.rejects),
+        "duplicates": page.duplicates,
+        "nested": page.nested,
+        "nested_rejects": page.nested_rejects,
+        "nested_duplicates": page.nested_duplicates,
+    }
+    assert found == dict.fromkeys(found, 0) | expected
+    assert (page.full, page.next, page.warnings) == (False, None, ())
 
 
 @every_source
@@ -172,9 +220,41 @@ def test_any_mutation_is_read_or_refused(name, file, changes):
 @every_source
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(name, body):
-    """Arbitrary bytes, alone or within an array, end in a page or in BadBody."""
+    """Arbitrary bytes, alone, within an array or within an OData object, end in a page or in BadBody."""
     read_or_refuse(name, body)
     read_or_refuse(name, b"[" + body + b"]")
+    read_or_refuse(name, b'{"value": [' + body + b"]}")
+    read_or_refuse(name, b'{"@odata.nextLink": ' + body + b', "value": []}')
+
+
+@every_source
+def test_a_record_is_kept_word_for_word(name):
+    """The raw of every alert and incident has all that came, an incident's alerts aside, which are alerts themselves."""
+    answer = json.loads(fixture(name, "well_formed.json"))
+    came = answer if isinstance(answer, list) else answer["value"]
+    page = read_or_refuse(name, fixture(name, "well_formed.json"))
+    if registry.get(name).incidents:
+        assert [json.loads(alert.raw) for alert in page.alerts] == [
+            alert for record in came for alert in record.get("alerts", ())
+        ]
+        came = [{key: value for key, value in record.items() if key != "alerts"} for record in came]
+        assert [json.loads(incident.raw) for incident in page.incidents] == came
+    else:
+        assert [json.loads(alert.raw) for alert in page.alerts] == came
+
+
+@every_source
+def test_a_record_of_another_tenant_is_never_an_alert(name):
+    """Whatever the spelling of the field, at the top or inside: it is a reject that says so."""
+    for field in ("tenantId", "aadTenantId", "TenantId", "AadTenantId"):
+        answer = json.loads(fixture(name, "well_formed.json"))
+        for record in answer if isinstance(answer, list) else answer["value"]:
+            for each in record.get("alerts") or [record]:
+                each[field] = "22222222-2222-2222-2222-222222222222"
+        page = read_or_refuse(name, json.dumps(answer).encode())
+        assert not page.alerts
+        assert page.rejects
+        assert all(reject.reason.startswith("names another tenant: ") for reject in page.rejects)
 
 
 @every_source

@@ -165,7 +165,7 @@ async def test_request_and_answer(api: Api, sender: client.Client) -> None:
         (("Prefer", "x"), ("authorization", "Bearer stolen")),
     )
     answer = await get(sender, request)
-    assert answer == model.Answer(b'[{"a":1}]', datetime(2026, 10, 1, 8, 30, tzinfo=UTC))
+    assert answer == model.Answer(b'[{"a":1}]', datetime(2026, 10, 1, 8, 30, tzinfo=UTC), api.url)
     seen = api.seen[0]
     assert seen.query.getall("machinegroups") == ["A & B", "C+D/é"]
     assert "$top=2026-10-01T00:00:00Z" in seen.path_qs
