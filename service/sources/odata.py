@@ -145,4 +145,4 @@ def _within(link: str, base_url: str) -> tuple[str, str]:
 
 
 def _origin(parts: SplitResult) -> tuple[str, int]:
-    return (parts.hostname or "").lower(), parts.port or 443
+    return (parts.hostname or "").lower(), 443 if parts.port is None else parts.port
