@@ -14,7 +14,7 @@ from typing import Literal
 
 from service.simulator import dice
 
-Surface = Literal["metadata", "token", "siem"]
+Surface = Literal["metadata", "token", "siem", "mde", "xdr", "graph"]
 Kind = Literal[
     "status",  # the status, an empty body, Retry-After if asked for
     "html",  # a page, as proxies and gateways send it, with the status
@@ -25,12 +25,15 @@ Kind = Literal[
     "slow",  # the body comes in small pieces over so many seconds
     "redirect",  # 301 or 302 to `location`
     "wrong_type",  # the right body called text/plain
-    "partial",  # the right body with status 206 and a Warning header
+    "partial",  # status 206 and a Warning header; from mde, xdr and graph every second record is missing
     "bomb",  # `size` bytes of blanks, compressed a thousandfold
     "twice",  # some records come twice in one answer
     "older",  # older versions of some records are replayed after them
     "strange",  # records of a wrong shape are strewn in
     "empty",  # [] although there are alerts
+    "expand",  # 500 where $expand is asked for, else the right answer
+    "foreign_link",  # the right records, and a nextLink to `location`
+    "no_list",  # an envelope whose value is no list
     "aadsts",  # Entra's error `code`
     "token",  # a token that differs: see lifetime, roles, tid, audience
 ]
@@ -38,7 +41,8 @@ Kind = Literal[
 
 # What makes sense on one side only: tokens come from Entra, records from the APIs.
 _ENTRA_ONLY = frozenset({"aadsts", "token"})
-_API_ONLY = frozenset({"wrong_type", "partial", "twice", "older", "strange", "empty", "bomb"})
+_ENVELOPE_ONLY = frozenset({"expand", "foreign_link", "no_list"})
+_API_ONLY = _ENVELOPE_ONLY | {"wrong_type", "partial", "twice", "older", "strange", "empty", "bomb"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Fault:
     """One thing that goes wrong.
 
     status: for status, html and redirect; 0 is the kind's own default. seconds: of Retry-After, or of a
-    slow body. retry: how Retry-After is written. location: a redirect's target. size: bytes of a bomb.
+    slow body. retry: how Retry-After is written. location: a redirect's or link's target. size: bytes of a bomb.
     code: AADSTS number. lifetime: seconds of a token. roles: those of a token, None for the tenant's own.
     tid, audience: a wrong claim.
     """
@@ -86,6 +90,9 @@ FAULTS: Mapping[str, Fault] = {
     "older": Fault("older"),
     "strange": Fault("strange"),
     "empty": Fault("empty"),
+    "expand-500": Fault("expand", 500),
+    "foreign-link": Fault("foreign_link", location="https://elsewhere.invalid/v1.0/security?$skiptoken=x"),
+    "not-a-list": Fault("no_list"),
     "short-token": Fault("token", lifetime=301),
     "expired-token": Fault("token", lifetime=-60),
     "no-roles": Fault("token", roles=()),
@@ -110,7 +117,7 @@ class Chaos:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        sides: tuple[tuple[Surface, Mapping[str, float]], ...] = (("siem", self.api), ("token", self.token))
+        sides: tuple[tuple[Surface, Mapping[str, float]], ...] = (("graph", self.api), ("token", self.token))
         for surface, shares in sides:
             unknown = shares.keys() - FAULTS.keys()
             if unknown:
@@ -137,7 +144,10 @@ class Chaos:
 
 def check(surface: Surface, fault: Fault) -> None:
     """Raise ValueError for a fault that a surface cannot have."""
-    if fault.kind in (_ENTRA_ONLY if surface == "siem" else _API_ONLY):
+    senseless = _API_ONLY if surface in ("metadata", "token") else _ENTRA_ONLY
+    if surface == "siem":
+        senseless |= _ENVELOPE_ONLY
+    if fault.kind in senseless:
         raise ValueError(f"a {fault.kind!r} fault makes no sense on the {surface} surface")
 
 

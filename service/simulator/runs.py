@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from service.simulator import dice, stories, ticks
+from service.simulator import dice, lives, stories, ticks
 
 BUCKET_TARGET = 256  # detections a generated bucket holds at most, roughly
 
@@ -76,8 +76,16 @@ class Generated:
     """A run of story detections in arrays: 25 bytes each, whatever their JSON weighs."""
 
     def __init__(
-        self, estate: stories.Estate, quirks: Quirks, detections: Sequence[stories.Detection]
+        self,
+        estate: stories.Estate,
+        quirks: Quirks,
+        detections: Sequence[stories.Detection],
+        *,
+        longest: int = 0,
+        per_incident: int | None = None,
     ) -> None:
+        self.longest = longest
+        self.per_incident = per_incident
         ordered = sorted(detections, key=lambda each: each.processed)
         self._estate = estate
         self._quirks = quirks
@@ -87,6 +95,10 @@ class Generated:
         self.times: Sequence[int] = array.array("q", [each.processed for each in ordered])
         self.slack = quirks.latest
         self._encoded: list[bytes] | None = None
+
+    def detections(self) -> Iterator[stories.Detection]:
+        """The detections in numbers, oldest first."""
+        return map(stories.Detection, self._stories, self._begins, self.times, self._places)
 
     def encode(self) -> None:
         """Render everything now and keep it: 2 KB a detection, for the greatest speed later."""
@@ -152,7 +164,7 @@ def backlog(
 ) -> Generated:
     """Exactly `count` detections processed from the span's first time up to, not including, its second.
 
-    All at one instant where the two are equal.
+    All at one instant where the two are equal; then nothing ever changes.
     """
     detections: list[stories.Detection] = []
     since, until = span
@@ -160,7 +172,40 @@ def backlog(
     while len(detections) < count:
         begin = since + int(rng.random() * width)
         detections += _unfold(quirks, rng, begin, since + width)
-    return Generated(estate, quirks, detections[:count])
+    longest = lives.LONGEST if until > since else 0
+    return Generated(estate, quirks, detections[:count], longest=longest)
+
+
+def alert_backlog(
+    estate: stories.Estate,
+    quirks: Quirks,
+    rng: dice.Dice,
+    alerts: int,
+    *,
+    span: tuple[int, int],
+    per_incident: int,
+    longest: int,
+) -> Generated:
+    """Exactly so many alerts with all their detections, raised within the span as `backlog` has it.
+
+    Each `per_incident` of them in a row make an incident. They change for `longest` ticks after they were
+    raised.
+    """
+    since, until = span
+    width = max(until - since, 1)
+    detections: list[stories.Detection] = []
+    taken: set[tuple[int, int]] = set()
+    while len(taken) < alerts:
+        begin = since + int(rng.random() * width)
+        unfolded = [*_unfold(quirks, rng, begin, since + width)]
+        name = (
+            begin,
+            unfolded[0].story >> 32,
+        )  # what an alert id is made of: at one instant two might share it
+        if name not in taken:
+            taken.add(name)
+            detections += unfolded
+    return Generated(estate, quirks, detections, longest=longest, per_incident=per_incident)
 
 
 class Live:
@@ -177,6 +222,8 @@ class Live:
         widths = (ticks.HOUR, 10 * ticks.MINUTE, ticks.MINUTE, 10 * ticks.SECOND)
         fitting = (width for width in widths if rate * width / ticks.MINUTE <= BUCKET_TARGET)
         self.width = next(fitting, ticks.SECOND)
+        # Of a flooded tenant the alerts live shorter, so that a window never needs more than some thousands.
+        self.longest = max(10 * ticks.MINUTE, min(lives.LONGEST, round(1200 / rate * ticks.MINUTE)))
 
     def buckets(self, since: int, until: int) -> range:
         """Numbers of the buckets that the window touches, oldest first; each lies wholly after the one
@@ -195,7 +242,7 @@ class Live:
         for _ in range(int(expected + rng.random())):
             detections += _unfold(self._quirks, rng, begin + int(rng.random() * self.width), end)
         kept = [each for each in detections if each.processed >= self._begins]
-        return Generated(self._estate, self._quirks, kept) if kept else None
+        return Generated(self._estate, self._quirks, kept, longest=self.longest) if kept else None
 
 
 def _unfold(quirks: Quirks, rng: dice.Dice, begin: int, end: int) -> Iterator[stories.Detection]:

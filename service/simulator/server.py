@@ -17,13 +17,30 @@ from typing import Self
 
 from aiohttp import web
 
-from service.simulator import answers, certificates, chaos, control, entra, siem, ticks, tokens, world
+from service.simulator import (
+    answers,
+    certificates,
+    chaos,
+    control,
+    defender,
+    entra,
+    graph,
+    mde,
+    siem,
+    ticks,
+    tokens,
+    world,
+    xdr,
+)
 
+_Asked = tuple[chaos.Surface, str]
 _Waiter = tuple[str, int, asyncio.Future[None]]
 
 
 class Simulator:
     """Entra and the Defender APIs for one world, while the context is open.
+
+    choices, mde, xdr, graph: what each API does where the documents are silent, and its limits.
 
     host and port: where to listen (port 0: any). names: further host names and addresses for the
     certificate; the first of them, else localhost, is what `url` says. directory: where ca.pem and the
@@ -31,8 +48,8 @@ class Simulator:
     /_sim/ to loopback. prepare: called as soon as `url` is known, before anybody can connect. Raises OSError
     where it cannot listen.
 
-    counters: requests and what became of them ("siem", "siem_records", "token", "metadata", "fault:429" …).
-    siem_requests, token_requests: by tenant id.
+    counters: requests and what became of them ("siem", "siem_records", "graph:429", "token", "fault:status" …).
+    siem_requests, token_requests: by tenant id. api_requests: of the other APIs, by (surface, tenant id).
     """
 
     def __init__(
@@ -45,6 +62,9 @@ class Simulator:
         names: Iterable[str] = (),
         chaos: chaos.Chaos | None = None,
         choices: siem.Choices | None = None,
+        mde: defender.Choices = mde.DOCUMENTED,
+        xdr: defender.Choices = xdr.DOCUMENTED,
+        graph: graph.Choices | None = None,
         control: bool = False,
         skew: float = 0.0,
         prepare: Callable[[Simulator], object] | None = None,
@@ -65,6 +85,8 @@ class Simulator:
         self._signer = tokens.Signer()
         self._entra = entra.Entra(shown, self._signer)
         self.siem = siem.Siem(shown, self._signer, choices or siem.Choices())
+        self.api_requests: collections.Counter[_Asked] = collections.Counter()
+        self._surfaces = _surfaces(shown, self._signer, mde, xdr, graph)
 
     @property
     def url(self) -> str:
@@ -82,6 +104,21 @@ class Simulator:
         return self.url
 
     @property
+    def mde_url(self) -> str:
+        """Base of Defender for Endpoint; /api/alerts follows."""
+        return f"{self.url}/mde"
+
+    @property
+    def xdr_url(self) -> str:
+        """Base of Defender XDR; /api/incidents follows."""
+        return f"{self.url}/xdr"
+
+    @property
+    def graph_url(self) -> str:
+        """Base of Microsoft Graph; /v1.0/security/alerts_v2 follows."""
+        return f"{self.url}/graph"
+
+    @property
     def ca_file(self) -> pathlib.Path:
         """What a client must trust."""
         return self._directory / "ca.pem"
@@ -89,7 +126,7 @@ class Simulator:
     def plan(
         self, surface: chaos.Surface, tenant_id: str, fault: chaos.Fault | str | None, times: int | None = 1
     ) -> None:
-        """The tenant's next `times` answers of the surface ("siem", "token", "metadata") are this fault;
+        """The tenant's next `times` answers of the surface ("siem", "mde", "xdr", "graph", "token", "metadata") are this fault;
         see `chaos.Script`.
         """
         self.script.plan(surface, tenant_id, fault, times)
@@ -142,6 +179,8 @@ class Simulator:
         fault: chaos.Fault | None = None
         if self.siem.place(request.path):
             answer, fault = self._siem(request)
+        elif (surface_of := self._surface(request.path)) is not None:
+            answer, fault = self._api(surface_of, request)
         elif (place := self._entra.place(request.method, request.path)) is not None:
             surface, name = place
             self._count(surface)
@@ -173,6 +212,28 @@ class Simulator:
         except siem.Refused as refused:
             self._count(f"siem:{refused.status}")
             answer, fault = answers.Answer(refused.status), None
+        return answer, fault
+
+    def _surface(self, path: str) -> defender.Surface | None:
+        return next((each for each in self._surfaces if each.place(path)), None)
+
+    def _api(
+        self, surface: defender.Surface, request: web.BaseRequest
+    ) -> tuple[answers.Answer, chaos.Fault | None]:
+        name = surface.surface
+        self._count(name)
+        fault: chaos.Fault | None = None
+        try:
+            claims = surface.claims(request)
+            self.api_requests[name, claims.tenant_id] += 1
+            fault = self._take(name, claims.tenant_id)
+            answer = surface.instead(fault, self._date(), request) if fault else None
+            if answer is None:
+                answer, count = surface.answer(request, claims, fault)
+                self._count(f"{name}_records", count)
+        except defender.Refused as refused:
+            self._count(f"{name}:{refused.status}")
+            answer, fault = surface.error(refused, request), None
         return answer, fault
 
     def _count(self, counter: str, by: int = 1) -> None:
@@ -255,6 +316,20 @@ def describe(simulator: Simulator, directory: pathlib.Path) -> dict[str, str]:
         "ALERTWELL_CLIENT_ID": shown.app.app_id,
         "ALERTWELL_CLIENT_SECRET_FILE": str(secret_file),
     }
+
+
+def _surfaces(
+    shown: world.World,
+    signer: tokens.Signer,
+    endpoint: defender.Choices,
+    incidents: defender.Choices,
+    security: graph.Choices | None,
+) -> tuple[defender.Surface, ...]:
+    return (
+        mde.Mde(shown, signer, endpoint),
+        xdr.Xdr(shown, signer, incidents),
+        graph.Graph(shown, signer, security or graph.Choices()),
+    )
 
 
 def _script(faults: chaos.Chaos | None) -> chaos.Script:

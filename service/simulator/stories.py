@@ -72,6 +72,11 @@ def full_id(story: int, begin: int, place: int) -> str:
     return (_alert_id(story, begin) + b":" + _ioc_unique_id(story, place & PART)).decode()
 
 
+def alert_id(story: int, begin: int) -> str:
+    """The id of the alert that the story's detections belong to; every API uses it."""
+    return _alert_id(story, begin).decode()
+
+
 def render(estate: Estate, story: int, begin: int, processed: int, place: int) -> bytes:
     """The detection as the API's JSON object: every documented field in the documented casing."""
     part = place & PART

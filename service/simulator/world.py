@@ -17,18 +17,21 @@ import functools
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from service.simulator import dice, runs, stories, ticks
+from service.simulator import casebook, cases, dice, lives, runs, stories, ticks
+from service.simulator.forms import frame
 
 SIEM_RESOURCE = "https://graph.windows.net"
+MDE_RESOURCE = "https://api.securitycenter.microsoft.com"
+XDR_RESOURCE = "https://api.security.microsoft.com"
+GRAPH_RESOURCE = "https://graph.microsoft.com"
 # The APIs that can be asked for; a tenant has the service principals of these unless told otherwise.
-RESOURCES = frozenset(
-    {
-        SIEM_RESOURCE,
-        "https://api.securitycenter.microsoft.com",
-        "https://api.security.microsoft.com",
-        "https://graph.microsoft.com",
-    }
-)
+RESOURCES = frozenset({SIEM_RESOURCE, MDE_RESOURCE, XDR_RESOURCE, GRAPH_RESOURCE})
+# What a customer's administrator has consented to unless told otherwise.
+ROLES: Mapping[str, tuple[str, ...]] = {
+    MDE_RESOURCE: ("Alert.Read.All",),
+    XDR_RESOURCE: ("Incident.Read.All",),
+    GRAPH_RESOURCE: ("SecurityAlert.Read.All", "SecurityIncident.Read.All"),
+}
 CACHED_BUCKETS = 16_384
 
 Clock = Callable[[], int]
@@ -60,9 +63,9 @@ class Tenant:
     """A customer's directory. Tests change its attributes to change what Entra and the APIs say.
 
     app: what a collector should use for it. consented: app ids with a service principal here (without:
-    700016). resources: APIs provisioned here (others: 500011). roles: app roles granted, by resource (none
-    for the SIEM API). rate: alerts a minute, fixed when the tenant is added. v1_only: Entra refuses the v2
-    scope of the SIEM audience. deleted: the SIEM API answers 403.
+    700016). resources: APIs provisioned here (others: 500011). roles: app roles granted, by resource
+    (`ROLES`; none for the SIEM API). rate: alerts a minute, fixed when the tenant is added. v1_only: Entra refuses the v2
+    scope of the SIEM audience. deleted: every API answers 403.
     """
 
     tenant_id: str
@@ -132,7 +135,9 @@ class World:
         self.apps: dict[str, App] = {self.app.app_id: self.app}
         self._tenants: dict[str, Tenant] = {}
         self._domains: dict[str, str] = {}
+        self._casebooks: dict[str, casebook.Casebook] = {}
         self._bucket = functools.lru_cache(maxsize=CACHED_BUCKETS)(self._make_bucket)
+        self._told = functools.lru_cache(maxsize=CACHED_BUCKETS)(self._make_told)
 
     @property
     def tenants(self) -> Mapping[str, Tenant]:
@@ -169,7 +174,7 @@ class World:
             raise ValueError(f"tenant {tenant_id} exists already")
         app = self.new_app(tenant_id) if own_app else self.app
         estate = stories.Estate.of(name, tenant_id)
-        tenant = Tenant(tenant_id, name, region, app, rate, {app.app_id}, set(RESOURCES), {}, estate)
+        tenant = Tenant(tenant_id, name, region, app, rate, {app.app_id}, set(RESOURCES), dict(ROLES), estate)
         if rate > 0:
             begins = self.clock() - round(history * ticks.SECOND)
             tenant.live = runs.Live(estate, self.quirks, f"{self.seed}/{tenant_id}", rate, begins)
@@ -225,6 +230,57 @@ class World:
         if encoded:
             filed.encode()
         tenant.backlogs.append(filed)
+
+    def add_alert_backlog(
+        self,
+        tenant_id: str,
+        alerts: int,
+        *,
+        since: int,
+        until: int,
+        per_incident: int = 1,
+        longest: int = lives.LONGEST,
+    ) -> None:
+        """File exactly so many alerts with their detections, raised between two times (ticks) or all at one.
+
+        Each `per_incident` in a row are an incident; none are merged. They change for `longest` ticks after
+        they were raised; 0, or two equal times: never.
+        """
+        tenant = self._tenants[tenant_id]
+        rng = dice.Dice(f"{self.seed}/{tenant_id}/alerts/{len(tenant.backlogs)}")
+        quirks = dataclasses.replace(self.quirks, revised_share=0.0)
+        tenant.backlogs.append(
+            runs.alert_backlog(
+                tenant.estate,
+                quirks,
+                rng,
+                alerts,
+                span=(since, until),
+                per_incident=per_incident,
+                longest=longest if until > since else 0,
+            )
+        )
+
+    def casebook(self, tenant_id: str) -> casebook.Casebook:
+        """The tenant's alerts and incidents as the other APIs show them: mutable, by update time."""
+        if tenant_id not in self._casebooks:
+            tenant = self._tenants[tenant_id]
+            self._casebooks[tenant_id] = casebook.Casebook(
+                frame.Place(tenant_id, tenant.estate),
+                self.quirks,
+                tenant.backlogs,
+                tenant.live,
+                functools.partial(self._told, tenant_id),
+            )
+        return self._casebooks[tenant_id]
+
+    def truth_alerts(self, tenant_id: str, api: cases.Api, now: int | None = None) -> dict[str, bytes]:
+        """See `casebook.Casebook.truth_alerts`."""
+        return self.casebook(tenant_id).truth_alerts(api, self.clock() if now is None else now)
+
+    def truth_incidents(self, tenant_id: str, api: cases.Api, now: int | None = None) -> dict[str, bytes]:
+        """See `casebook.Casebook.truth_incidents`."""
+        return self.casebook(tenant_id).truth_incidents(api, self.clock() if now is None else now)
 
     def select(self, tenant_id: str, since: int, until: int, now: int | None = None) -> Selection:
         """What is visible of a tenant with since <= LastProcessedTimeUtc <= until (ticks), newest first."""
@@ -287,6 +343,10 @@ class World:
     def _make_bucket(self, tenant_id: str, number: int) -> runs.Generated | None:
         live = self._tenants[tenant_id].live
         return None if live is None else live.bucket(number)
+
+    def _make_told(self, tenant_id: str, number: int) -> cases.Told | None:
+        bucket = self._bucket(tenant_id, number)
+        return None if bucket is None else cases.Told(bucket, self.quirks)
 
 
 _NAMES = (

@@ -10,10 +10,16 @@ from collections.abc import Mapping
 import aiohttp
 import pytest
 
-from service.simulator import server, ticks, world
+from service.simulator import filing, server, ticks, world
 
 CONTOSO = "11111111-1111-1111-1111-111111111111"
 FABRIKAM = "22222222-2222-2222-2222-222222222222"
+RESOURCES = {
+    "mde": "https://api.securitycenter.microsoft.com",
+    "xdr": "https://api.security.microsoft.com",
+    "graph": "https://graph.microsoft.com",
+}
+PATHS = {"mde": "/mde/api/alerts", "xdr": "/xdr/api/incidents", "graph": "/graph/v1.0/security/alerts_v2"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Client:
 
     simulator: server.Simulator
     session: aiohttp.ClientSession
+    tokens: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
 
     async def get(self, path, **options):
         """One GET, read to its end."""
@@ -68,6 +75,20 @@ class Client:
         """GET /api/alerts with a fresh token; `query` is a mapping or pairs."""
         headers = await self.bearer(tenant_id) | options.pop("headers", {})
         return await self.get("/api/alerts", params=query, headers=headers, **options)
+
+    async def read(self, surface, tenant_id=CONTOSO, query=(), *, path=None, **options):
+        """GET an API of mutable records ("mde", "xdr", "graph") with a token of its own."""
+        if (surface, tenant_id) not in self.tokens:
+            answer = (await self.form(tenant_id, resource=RESOURCES[surface])).json()
+            self.tokens[surface, tenant_id] = f"Bearer {answer['access_token']}"
+        headers = {"Authorization": self.tokens[surface, tenant_id]} | options.pop("headers", {})
+        return await self.get(path or PATHS[surface], params=query, headers=headers, **options)
+
+    async def values(self, surface, tenant_id=CONTOSO, query=(), **options):
+        """The records of a right answer."""
+        response = await self.read(surface, tenant_id, query, **options)
+        assert response.status == 200, response.body
+        return response.json()["value"]
 
     async def ids(self, tenant_id, query=()):
         """The FullIds of an answer in its order."""
@@ -104,6 +125,12 @@ async def client(simulator):
     context = ssl.create_default_context(cafile=simulator.ca_file)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
         yield Client(simulator, session)
+
+
+@pytest.fixture
+def desk(shown):
+    """Where alerts and incidents of Fabrikam are filed one by one."""
+    return filing.Desk(shown, FABRIKAM)
 
 
 @pytest.fixture
