@@ -2,10 +2,12 @@
 loopback.
 
     GET  /_sim/state          clock, counters, chaos, tenants; ?tenant=T adds what is visible of that one
-    GET  /_sim/truth?tenant=T one line of JSON a FullId: {"full_id", "sha256"}; &raw=1 adds "raw" (base64)
+    GET  /_sim/truth?tenant=T one line of JSON a FullId: {"full_id", "sha256"}; &raw=1 adds "raw" (base64).
+                              &api=mde|xdr|graph: a line an alert id instead; &kind=incidents: an incident id
     POST /_sim/chaos          {"api": {name: share}, "token": {name: share}, "seed": 1, "clear": true,
                                "plan": [{"surface": "siem", "tenant": T, "fault": name, "times": 3}]}
-    POST /_sim/backlog        {"tenant": T, "count": N, "since": time, "until": time}
+    POST /_sim/backlog        {"tenant": T, "count": N, "since": time, "until": time}; "per_incident": N files
+                               `count` alerts, so many an incident, in place of detections
 
 A body that does not fit is answered with 400 and {"error": what is wrong}.
 """
@@ -24,7 +26,9 @@ from aiohttp import web
 from service.simulator import answers, chaos, ticks
 
 if TYPE_CHECKING:
-    from service.simulator import server, world
+    from service.simulator import cases, server, world
+
+_MUTABLE: tuple[cases.Api, ...] = ("mde", "xdr", "graph")
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +57,7 @@ class Backlog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: int
     since: str
     until: str
+    per_incident: int | None = None
 
 
 async def answer(simulator: server.Simulator, request: web.BaseRequest) -> answers.Answer:
@@ -66,7 +71,8 @@ async def answer(simulator: server.Simulator, request: web.BaseRequest) -> answe
                 return answers.json(_state(simulator, request.query.get("tenant")))
             case "GET", "truth":
                 tenant = _tenant(shown, request.query.get("tenant", ""))
-                lines = _truth(shown, tenant.tenant_id, raw=request.query.get("raw") == "1")
+                held = _held(shown, tenant.tenant_id, request.query.get("api"), request.query.get("kind"))
+                lines = _truth(held, raw=request.query.get("raw") == "1")
                 return answers.Answer(200, {"Content-Type": "application/x-ndjson"}, lines)
             case "POST", "chaos":
                 return answers.json(
@@ -76,7 +82,16 @@ async def answer(simulator: server.Simulator, request: web.BaseRequest) -> answe
                 wanted = msgspec.json.decode(await request.read(), type=Backlog)
                 tenant = _tenant(shown, wanted.tenant)
                 since, until = ticks.parse(wanted.since), ticks.parse(wanted.until)
-                shown.add_backlog(tenant.tenant_id, wanted.count, since=since, until=until)
+                if wanted.per_incident is None:
+                    shown.add_backlog(tenant.tenant_id, wanted.count, since=since, until=until)
+                else:
+                    shown.add_alert_backlog(
+                        tenant.tenant_id,
+                        wanted.count,
+                        since=since,
+                        until=until,
+                        per_incident=max(1, wanted.per_incident),
+                    )
                 return answers.json({"added": wanted.count})
     except (msgspec.DecodeError, ValueError) as problem:
         return answers.json({"error": str(problem)}, 400)
@@ -97,6 +112,9 @@ def _state(simulator: server.Simulator, name: str | None) -> dict[str, Any]:
                 "region": tenant.region,
                 "rate": tenant.rate,
                 "requests": simulator.siem_requests[tenant.tenant_id],
+                "api_requests": {
+                    surface: simulator.api_requests[surface, tenant.tenant_id] for surface in _MUTABLE
+                },
                 "tokens": simulator.token_requests[tenant.tenant_id],
                 # Counting reads everything of a tenant, so it is done for one at a time only.
                 **({"visible": msgspec.to_builtins(shown.count(tenant.tenant_id))} if name else {}),
@@ -106,8 +124,18 @@ def _state(simulator: server.Simulator, name: str | None) -> dict[str, Any]:
     }
 
 
-def _truth(shown: world.World, tenant_id: str, *, raw: bool) -> Iterator[bytes]:
-    for full_id, record in shown.truth(tenant_id).items():
+def _held(shown: world.World, tenant_id: str, api: str | None, kind: str | None) -> Mapping[str, bytes]:
+    if api is None:
+        return shown.truth(tenant_id)
+    for known in _MUTABLE:
+        if known == api:
+            told = shown.truth_incidents if kind == "incidents" else shown.truth_alerts
+            return told(tenant_id, known)
+    raise ValueError(f"no such API: {api[:60]!r} (there are: {', '.join(_MUTABLE)})")
+
+
+def _truth(held: Mapping[str, bytes], *, raw: bool) -> Iterator[bytes]:
+    for full_id, record in held.items():
         line: dict[str, str] = {"full_id": full_id, "sha256": hashlib.sha256(record).hexdigest()}
         if raw:
             line["raw"] = base64.b64encode(record).decode()

@@ -312,6 +312,9 @@ def describe(simulator: Simulator, directory: pathlib.Path) -> dict[str, str]:
     return {
         "ALERTWELL_AUTHORITY_URL": simulator.authority_url,
         "ALERTWELL_SIEM_URL": simulator.siem_url,
+        "ALERTWELL_MDE_URL": simulator.mde_url,
+        "ALERTWELL_XDR_URL": simulator.xdr_url,
+        "ALERTWELL_GRAPH_URL": simulator.graph_url,
         "ALERTWELL_CA_FILE": str(simulator.ca_file),
         "ALERTWELL_CLIENT_ID": shown.app.app_id,
         "ALERTWELL_CLIENT_SECRET_FILE": str(secret_file),

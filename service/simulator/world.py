@@ -33,6 +33,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     GRAPH_RESOURCE: ("SecurityAlert.Read.All", "SecurityIncident.Read.All"),
 }
 CACHED_BUCKETS = 16_384
+CACHED_CASES = 8192  # buckets with every version of their alerts and incidents, about 1 KB an alert
 
 Clock = Callable[[], int]
 
@@ -137,7 +138,7 @@ class World:
         self._domains: dict[str, str] = {}
         self._casebooks: dict[str, casebook.Casebook] = {}
         self._bucket = functools.lru_cache(maxsize=CACHED_BUCKETS)(self._make_bucket)
-        self._told = functools.lru_cache(maxsize=CACHED_BUCKETS)(self._make_told)
+        self._told = functools.lru_cache(maxsize=CACHED_CASES)(self._make_told)
 
     @property
     def tenants(self) -> Mapping[str, Tenant]:

@@ -160,6 +160,32 @@ async def test_control_changes_chaos_and_files_backlogs(client):
     assert len(await client.ids(FABRIKAM)) == 300
 
 
+async def test_control_knows_the_other_apis(simulator, client):
+    """Truth of alerts and incidents, backlogs of alerts, requests and plans, by API."""
+    backlog = {
+        "tenant": FABRIKAM,
+        "count": 12,
+        "since": "2026-09-30",
+        "until": "2026-10-01",
+        "per_incident": 4,
+    }
+    assert (await client.post("/_sim/backlog", json=backlog)).json() == {"added": 12}
+    for api, kind, count in (("mde", "alerts", 12), ("xdr", "incidents", 3), ("graph", "alerts", 12)):
+        query = {"tenant": FABRIKAM, "api": api, "kind": kind, "raw": "1"}
+        lines = (await client.get("/_sim/truth", params=query)).body.splitlines()
+        assert len(lines) == count
+        told = simulator.world.truth_incidents if kind == "incidents" else simulator.world.truth_alerts
+        held = {row["full_id"]: base64.b64decode(row["raw"]) for row in map(json.loads, lines)}
+        assert held == told(FABRIKAM, api)
+    assert (await client.get("/_sim/truth", params={"tenant": FABRIKAM, "api": "x"})).status == 400
+    plan = {"plan": [{"surface": "graph", "tenant": FABRIKAM, "fault": "expand-500", "times": None}]}
+    assert (await client.post("/_sim/chaos", json=plan)).status == 200
+    query = {"$expand": "alerts"}
+    assert (await client.read("graph", FABRIKAM, query, path="/graph/v1.0/security/incidents")).status == 500
+    one = (await client.get("/_sim/state", params={"tenant": FABRIKAM})).json()["tenants"][0]
+    assert one["api_requests"] == {"mde": 0, "xdr": 0, "graph": 1}
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -202,17 +228,20 @@ async def test_serve_tells_a_collector_what_it_needs(tmp_path):
     serving = asyncio.create_task(
         server.serve(shown, directory=tmp_path / "new", port=port, write=lines.put_nowait)
     )
-    written = [await lines.get() for _ in range(6)]
-    settings = dict(line.split("=", 1) for line in written[:5])
+    written = [await lines.get() for _ in range(9)]
+    settings = dict(line.split("=", 1) for line in written[:8])
     assert [*settings] == [
         "ALERTWELL_AUTHORITY_URL",
         "ALERTWELL_SIEM_URL",
+        "ALERTWELL_MDE_URL",
+        "ALERTWELL_XDR_URL",
+        "ALERTWELL_GRAPH_URL",
         "ALERTWELL_CA_FILE",
         "ALERTWELL_CLIENT_ID",
         "ALERTWELL_CLIENT_SECRET_FILE",
     ]
-    assert (tmp_path / "new" / "settings.env").read_text().splitlines() == written[:5]
-    assert written[5] == f"# 4 tenants: {tmp_path / 'new' / 'tenants.csv'}"
+    assert (tmp_path / "new" / "settings.env").read_text().splitlines() == written[:8]
+    assert written[8] == f"# 4 tenants: {tmp_path / 'new' / 'tenants.csv'}"
     with (tmp_path / "new" / "tenants.csv").open(newline="") as file:
         rows = [*csv.DictReader(file)]
     assert [row["tenant_id"] for row in rows] == [*shown.tenants]
