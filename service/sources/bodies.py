@@ -129,7 +129,7 @@ def members(body: bytes, clean: bytes) -> dict[str, tuple[int, int]]:
         return {}
     for start, end in spans:
         name = _NAME.match(clean, start, end)
-        if name is None or not (key := _text(name[1])):
+        if name is None or (key := _text(name[1])) is None:
             raise _bad(body, "is a malformed JSON object")
         value = clean[name.end() : end]
         first = end - len(value.lstrip(_BLANKS))

@@ -186,7 +186,7 @@ def _check_tenant(record: Mapping[str, Any], tenant_id: UUID) -> None:
         if named is None or named == "":
             continue
         try:
-            same = UUID(named) == tenant_id
+            same = named == str(tenant_id) or UUID(named) == tenant_id
         except (ValueError, AttributeError, TypeError):
             same = False
         if not same:

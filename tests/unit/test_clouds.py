@@ -27,6 +27,55 @@ def test_siem_hosts(cloud: str, region: str | None, host: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("service", "cloud", "region", "host"),
+    [
+        ("mde", "public", None, "api.security.microsoft.com"),
+        *(
+            ("mde", "public", region, f"{region}.api.security.microsoft.com")
+            for region in ["us", "eu", "uk", "au", "swa", "ina"]
+        ),
+        ("mde", "gcc", None, "api-gcc.securitycenter.microsoft.us"),
+        ("mde", "gcc-high", None, "api-gov.securitycenter.microsoft.us"),
+        ("mde", "dod", "us", "api-gov.securitycenter.microsoft.us"),
+        ("xdr", "public", None, "api.security.microsoft.com"),
+        *(("xdr", "public", region, f"api-{region}.security.microsoft.com") for region in ["us", "eu", "uk"]),
+        ("xdr", "public", "au", "api.security.microsoft.com"),
+        ("xdr", "gcc", None, "api-gcc.security.microsoft.us"),
+        ("xdr", "gcc-high", None, "api-gov.security.microsoft.us"),
+        ("xdr", "dod", None, "api-gov.security.microsoft.us"),
+        ("graph", "public", "eu", "graph.microsoft.com"),
+        ("graph", "gcc", None, "graph.microsoft.com"),
+        ("graph", "gcc-high", "us", "graph.microsoft.us"),
+        ("graph", "dod", None, "dod-graph.microsoft.us"),
+    ],
+)
+def test_hosts_of_the_other_apis(service: str, cloud: str, region: str | None, host: str) -> None:
+    """A region's own host where there is one; else the one that answers for all, for the region may be another source's."""
+    endpoints = clouds.Endpoints()
+    assert endpoints.base_url(service, cloud, region) == f"https://{host}"
+    endpoints.check(service, cloud, region)
+
+
+@pytest.mark.parametrize(
+    ("service", "cloud", "audience"),
+    [
+        ("mde", "public", "https://api.securitycenter.microsoft.com"),
+        ("mde", "gcc", "https://api-gcc.securitycenter.microsoft.us"),
+        ("mde", "dod", "https://api-gov.securitycenter.microsoft.us"),
+        ("xdr", "public", "https://api.security.microsoft.com"),
+        ("xdr", "gcc-high", "https://api-gov.security.microsoft.us"),
+        ("graph", "gcc", "https://graph.microsoft.com"),
+        ("graph", "gcc-high", "https://graph.microsoft.us"),
+        ("graph", "dod", "https://dod-graph.microsoft.us"),
+    ],
+)
+def test_audiences(service: str, cloud: str, audience: str) -> None:
+    """The audience is the API's in that cloud, whichever host is called or set."""
+    assert clouds.Endpoints().audience(service, cloud) == audience
+    assert clouds.Endpoints({service: "https://localhost:8443"}).audience(service, cloud) == audience
+
+
+@pytest.mark.parametrize(
     ("cloud", "host"),
     [
         ("public", "login.microsoftonline.com"),
@@ -49,7 +98,11 @@ def test_authorities(cloud: str, host: str) -> None:
         ("siem", "gcc", "eu", "has us"),
         ("siem", "china", None, "public gcc gcc-high dod"),
         ("siem", "mars", "eu", "public gcc gcc-high dod china"),
-        ("sims", "public", "eu", "siem"),
+        ("sims", "public", "eu", "siem mde xdr graph"),
+        ("mde", "public", "mars", "has eu us uk au swa ina"),
+        ("graph", "public", "mars", "has eu us uk au swa ina"),
+        ("mde", "china", None, "the china cloud has no mde API"),
+        ("graph", "china", None, "the china cloud has no graph API; it exists in public gcc gcc-high dod"),
     ],
 )
 def test_bad_input(service: str, cloud: str, region: str | None, words: str) -> None:
@@ -81,6 +134,9 @@ def test_overrides() -> None:
         ("siem", "https://localhost?x=1"),
         ("siem", "https://localhost:99999"),
         ("siem", "https://[half"),
+        ("mde", "http://localhost:8443"),
+        ("xdr", "https://user:hidden@localhost"),
+        ("graph", "https://localhost?x=1"),
         ("authority", "https://localhost/entra"),
         ("nothing", "https://localhost"),
     ],

@@ -176,6 +176,14 @@ async def test_request_and_answer(api: Api, sender: client.Client) -> None:
     assert seen.headers["User-Agent"] == "alertwell"
 
 
+async def test_a_link_goes_out_word_for_word(api: Api, sender: client.Client) -> None:
+    """A path with a query of its own, as a source makes it of the service's link, is sent as it is."""
+    api.handlers = [answering(b"[]")]
+    path = "/v1.0/security/alerts_v2?$top=1&$skiptoken=a+b%2Fc%252B=='"
+    await get(sender, model.Request("siem", path))
+    assert api.seen[0].raw_path == path
+
+
 @pytest.mark.parametrize(
     ("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("identity", bytes)]
 )
