@@ -33,7 +33,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     GRAPH_RESOURCE: ("SecurityAlert.Read.All", "SecurityIncident.Read.All"),
 }
 CACHED_BUCKETS = 16_384
-CACHED_CASES = 8192  # buckets with every version of their alerts and incidents, about 1 KB an alert
+CACHED_CASES = 4096  # buckets with every version of their alerts and incidents, about 1 KB an alert
 
 Clock = Callable[[], int]
 
