@@ -37,13 +37,19 @@ def build(scenario: str, scale: float) -> world.World:
     if scenario == "ingest":
         each = int(100_000 * scale) // 50
         for tenant in shown.populate(50, rate=0.0):
-            shown.add_backlog(tenant.tenant_id, each, since=now - 1440 * MINUTE, until=now - 30 * MINUTE, encoded=True)
+            shown.add_backlog(
+                tenant.tenant_id, each, since=now - 1440 * MINUTE, until=now - 30 * MINUTE, encoded=True
+            )
     elif scenario == "idle":
         shown.populate(int(5_000 * scale), rate=0.0)
     else:
         big, *_ = shown.populate(51, rate=6.0, history=600.0)
         shown.add_backlog(
-            big.tenant_id, int(200_000 * scale), since=now - 5 * 1440 * MINUTE, until=now - 180 * MINUTE, encoded=True
+            big.tenant_id,
+            int(200_000 * scale),
+            since=now - 5 * 1440 * MINUTE,
+            until=now - 180 * MINUTE,
+            encoded=True,
         )
     return shown
 
@@ -107,7 +113,8 @@ async def run(scenario: str, said: dict, dsn: str, folder: Path, seconds: float)
         initial_lookback="7d",
     )
     enrolments = [
-        tenants.Enrolment(model.Tenant(UUID(t), name, region=region), {"siem": {}}) for t, name, region in said["tenants"]
+        tenants.Enrolment(model.Tenant(UUID(t), name, region=region), {"siem": {}})
+        for t, name, region in said["tenants"]
     ]
     async with pool.open_database(dsn, size=2) as database:
         await tenants.enrol(database, enrolments, lookback=config.initial_lookback)
@@ -157,7 +164,10 @@ async def idle(running, tenant_count: int, seconds: float) -> None:
     await asyncio.sleep(seconds)
     done, (spent, peak), wall = polls() - before, used(), time.monotonic() - since
     row("polls", f"{done:.0f} in {wall:.0f} s of {tenant_count} tenants")
-    row("process CPU", f"{(spent - cpu) / wall:.1%} of a core, {(spent - cpu) / done * 1e6:.0f} µs an idle poll")
+    row(
+        "process CPU",
+        f"{(spent - cpu) / wall:.1%} of a core, {(spent - cpu) / done * 1e6:.0f} µs an idle poll",
+    )
     row("peak RSS", f"{peak:.0f} MiB (now {now_rss():.0f})")
     lags(running)
 
@@ -178,7 +188,9 @@ def row(what: str, figure: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("scenario", choices=["ingest", "idle", "backlog"])
     parser.add_argument("--scale", type=float, default=1.0, help="of the tenants or alerts")
     parser.add_argument("--seconds", type=float, default=120.0, help="of the idle measurement")
@@ -187,9 +199,11 @@ def main() -> None:
     if options.serve:
         asyncio.run(serve(options.scenario, options.scale, options.serve))
         return
-    print(f"| {options.scenario} (scale {options.scale:g}) | {os.cpu_count()} cores, Python {platform.python_version()} |")
+    print(
+        f"| {options.scenario} (scale {options.scale:g}) | {os.cpu_count()} cores, Python {platform.python_version()} |"
+    )
     print("|---|---|", flush=True)
-    with asyncio.Runner(loop_factory=app._loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=app.loop_factory()) as runner:
         runner.run(measure(options.scenario, options.scale, options.seconds))
 
 

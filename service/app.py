@@ -93,15 +93,22 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
     replica_id = uuid4()
     ttl = config.lease_ttl.total_seconds()
     async with AsyncExitStack() as stack:
-        # first of all and to the very end: a process that waits for its database lives, and says what it waits for
-        standing = _standing("waits for the database")
+        doing = "waits for the database"
+
+        def live() -> list[probes.Check]:
+            if doing:
+                return [probes.Check("process", ok=True, detail=doing)]
+            return [probes.fresh("scheduler", time.monotonic() - clock.ticked_at, _STANDSTILL)]
+
+        def ready() -> list[probes.Check]:
+            if doing:
+                return [probes.Check("collecting", ok=False, detail=doing)]
+            age = time.monotonic() - owner.heartbeat_at if owner.heartbeat_at else None
+            return [probes.fresh("heartbeat in the database", age, ttl)]
+
+        # listens first and longest: a process that waits for its database lives, and says what it waits for
         web = await stack.enter_async_context(
-            server.Server(
-                config.http_host,
-                config.http_port,
-                probes.Probes(lambda: standing.live(), lambda: standing.ready()),
-                measured,
-            )
+            server.Server(config.http_host, config.http_port, probes.Probes(live, ready), measured)
         )
         database = await stack.enter_async_context(
             pool.open_database(dsn, size=config.database_pool_size, patient=True)
@@ -205,31 +212,16 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         clock.every(_GAUGES_EVERY, gauges, name="gauges")
         clock.every(_RETENTION_EVERY, partial(retention.prune, database, keep), name="retention")
 
-        def live() -> list[probes.Check]:
-            return [probes.fresh("scheduler", time.monotonic() - clock.ticked_at, _STANDSTILL)]
-
-        def ready() -> list[probes.Check]:
-            age = time.monotonic() - owner.heartbeat_at if owner.heartbeat_at else None
-            return [probes.fresh("heartbeat in the database", age, ttl)]
-
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await stack.enter_async_context(_root_task("sequencer", sequencer.run(database), failed))
         await stack.enter_async_context(clock)
         # first of all at the end: heartbeats go on while running polls get their grace
         stack.push_async_callback(polls.stop, config.shutdown_grace.total_seconds())
         _log.info("collecting", replica=str(replica_id), version=VERSION)
-        standing = probes.Probes(live, ready)
+        doing = ""
         yield Collector(replica_id, measured, web.port, failed)
-        standing = _standing("stops")
+        doing = "stops"
         _log.info("stopping")
-
-
-def _standing(doing: str) -> probes.Probes:
-    """A process that lives and does not collect: not yet, or no longer."""
-    return probes.Probes(
-        lambda: [probes.Check("process", ok=True, detail=doing)],
-        lambda: [probes.Check("collecting", ok=False, detail=doing)],
-    )
 
 
 class _FileWatch:
@@ -310,7 +302,7 @@ async def _serve(config: settings.Settings, stop: asyncio.Event, *, embedded: bo
 
 def run_until_signalled(main: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
     """Run `main` on uvloop where there is one. The first SIGTERM or SIGINT sets its event, the second ends the process."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         loop = runner.get_loop()
         log.install_loop_handler(loop)
         stop = asyncio.Event()
@@ -329,7 +321,7 @@ def run_until_signalled(main: Callable[[asyncio.Event], Coroutine[Any, Any, int]
                 signal.signal(number, handler)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:  # not on this platform

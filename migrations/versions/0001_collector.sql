@@ -336,8 +336,8 @@ SELECT a.* FROM alertwell.alert_with_tenant a
 WHERE NOT (SELECT everything FROM alertwell.reader_scope)
   AND EXISTS (SELECT FROM alertwell.reader r WHERE r.role = current_user AND r.tenant_id = a.tenant_id);
 
--- A view's functions run with the reader's rights: these read nothing but their arguments.
-CREATE FUNCTION soc.first_text(raw jsonb, VARIADIC fields text[]) RETURNS text
+-- A view's functions run with the reader's rights (EXECUTE is everybody's, the schema is not): it reads its arguments only.
+CREATE FUNCTION alertwell.first_text(raw jsonb, VARIADIC fields text[]) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE COST 1000
 AS $$
 DECLARE
@@ -351,7 +351,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION soc.first_text(jsonb, text[]) IS 'The first of these fields of a record that is there and not empty.';
+COMMENT ON FUNCTION alertwell.first_text(jsonb, text[]) IS 'The first of these fields of a record that is there and not empty.';
 
 CREATE VIEW soc.alerts AS
 SELECT a.tenant_id,
@@ -361,7 +361,7 @@ SELECT a.tenant_id,
        a.alert_id,
        a.incident_id,
        a.title,
-       soc.first_text(a.raw, 'Description', 'description') AS description,
+       alertwell.first_text(a.raw, 'Description', 'description') AS description,
        (ARRAY['unknown', 'informational', 'low', 'medium', 'high'])[a.severity_rank + 1] AS severity,
        a.severity_rank,
        a.status,
@@ -379,8 +379,8 @@ SELECT a.tenant_id,
        a.classification,
        a.determination,
        a.remediation_action,
-       soc.first_text(a.raw, 'LinkToMTP', 'LinkToWDATP', 'alertWebUrl') AS alert_url,
-       soc.first_text(a.raw, 'IncidentLinkToMTP', 'IncidentLinkToWDATP', 'incidentWebUrl') AS incident_url,
+       alertwell.first_text(a.raw, 'LinkToMTP', 'LinkToWDATP', 'alertWebUrl') AS alert_url,
+       alertwell.first_text(a.raw, 'IncidentLinkToMTP', 'IncidentLinkToWDATP', 'incidentWebUrl') AS incident_url,
        a.event_time,
        a.last_processed_at,
        a.last_processed_at AS source_updated_at,
@@ -471,6 +471,7 @@ RETURNS TABLE (seq bigint, change_id uuid, tenant_id text, tenant_name text, sou
 LANGUAGE plpgsql STABLE SECURITY INVOKER
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_custom_plan
+SET max_parallel_workers_per_gather = 0
 SET jit = off
 AS $$
 #variable_conflict use_column
@@ -495,7 +496,7 @@ BEGIN
     END IF;
     above := coalesce(after, pruned);
     WHILE above < head AND (missing > 0 OR max_rows IS NULL) LOOP
-        below := least(above + width, head);
+        below := above + least(width, head - above);
         RETURN QUERY
             SELECT c.seq, c.change_id, c.tenant_id, c.tenant_name, c.source, c.full_id, c.alert_id, c.revision, c.kind,
                    c.changed::jsonb, c.arrival, c.at, c.severity, c.status, c.title, c.alert::jsonb
@@ -506,7 +507,7 @@ BEGIN
         GET DIAGNOSTICS found = ROW_COUNT;
         missing := missing - found;
         above := below;
-        width := width * 8;
+        width := least(width, 2::bigint ^ 50) * 8;
     END LOOP;
 END
 $$;

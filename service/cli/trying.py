@@ -57,7 +57,17 @@ def demo(
     limit = None if seconds is None else duration("--for", seconds).total_seconds()
     loaded = settings.load()
     from service import demo as demonstration
+    from service.store.embedded import binaries
 
+    try:
+        binaries.find()
+        (loaded.data_dir / demonstration.FOLDER).mkdir(parents=True, exist_ok=True)
+    except errors.EmbeddedUnavailable as error:
+        raise errors.EmbeddedUnavailable(f"{error}; with Docker: docker compose --profile demo up") from None
+    except OSError as error:
+        raise errors.BadSetting(
+            f"ALERTWELL_DATA_DIR={str(loaded.data_dir)!r} cannot be used: {error.strerror}"
+        ) from None
     raise typer.Exit(demonstration.run(loaded, tenants=tenants, seconds=limit, chaos=chaos))
 
 

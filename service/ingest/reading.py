@@ -108,13 +108,15 @@ async def read(
         if desk.clock.ours() - asked < _PROMPT:  # a slow body says nothing about clocks
             desk.clock.learn(answer.date)
         page = source.read(answer.body, window, stream.tenant_id)
+        date, size = answer.date, len(answer.body)
+        del answer  # records hold what they need of the body: storing them takes long enough to do without the rest
         times = tuple(alert.last_processed_at for alert in page.alerts)
         foreign = plan.outside(window, times)
         proof = Intervals()
         moved = stream.watermark
         if not page.full and not foreign:
             overlap = plan.overlap_of(stream, desk.rules)
-            proof = plan.proof(window, answer.date, desk.clock.ours(), overlap) & stream.wanted
+            proof = plan.proof(window, date, desk.clock.ours(), overlap) & stream.wanted
             moved = plan.watermark(stream, window, times)
         sorted_alerts = alerts.Sorted((), (), 0, 0)
         if page.alerts:
@@ -130,9 +132,8 @@ async def read(
             watermark=moved,
             folded=stream.unfolded | proof,
             dropped=dropped,
-            read_to=answer.date if window.kind == "live" and not page.full and not foreign else None,
+            read_to=date if window.kind == "live" and not page.full and not foreign else None,
         )
-        size = len(answer.body)
         if sorted_alerts.new or sorted_alerts.newer or page.rejects or dropped:
             counts = await storing.store(desk.database, lease, stream.source, poll, harvest)
             unfolded, stored = Intervals(), True

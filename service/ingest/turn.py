@@ -126,6 +126,7 @@ class Turn:
         verdict = pacing.complete(self._interval, gaps_left=bool(self._poll.open_gaps()), dice=self._dice)
         if (stream.state, stream.state_reason, stream.failures) == (verdict.state, None, 0):
             return
+        owned.flushed_at = 0.0  # what brought the change should be seen with it, not a minute later
         await streams.show_state(
             self._desk.database, owned.lease, stream.source, state=verdict.state, reason=None, failures=0
         )

@@ -40,6 +40,7 @@ _STEP: Final = re.compile(
 )
 _MOST_STEPS: Final = 2_000_000
 _GAP: Final = re.compile(rb"[ \t\r\n,]*+")
+_BORDER: Final = re.compile(rb"\}[ \t\r\n]*+,[ \t\r\n]*+\{|,[ \t\r\n]*+\{[ \t\r\n]*+\"")
 
 # Memory: an array of millions of tiny values is no answer of these APIs.
 _LARGE_BODY: Final = 4 * 1024 * 1024
@@ -133,11 +134,13 @@ def _cut(body: bytes, clean: bytes) -> list[tuple[int, int]]:
 
 
 def _record(body: bytes, clean: bytes, start: int, end: int) -> tuple[int, int]:
-    """Start and end without blanks. Only what has an object's brackets may be malformed inside."""
+    """Start and end without blanks. Only what has an object's brackets may be malformed inside, and only one object's: a
+    quote too many or too few makes one piece of several records, which must not be lost in one reject.
+    """
     piece = clean[start:end].lstrip(_BLANKS)
     start = end - len(piece)
     piece = piece.rstrip(_BLANKS)
-    if not (piece.startswith(b"{") and piece.endswith(b"}")):
+    if not (piece.startswith(b"{") and piece.endswith(b"}")) or _BORDER.search(piece):
         try:
             msgspec.json.decode(piece, type=msgspec.Raw)
         except RecursionError:
