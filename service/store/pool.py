@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
+from urllib.parse import parse_qsl
 
 import asyncpg
 import structlog
@@ -162,8 +163,10 @@ async def _open_pool(dsn: str, size: int) -> asyncpg.Pool[asyncpg.Record]:
 
 
 def _writable(dsn: str) -> dict[str, Any]:
-    several = "," in dsn.partition("://")[2].partition("/")[0].rpartition("@")[2]
-    return {"target_session_attrs": "read-write"} if several and "target_session_attrs=" not in dsn else {}
+    named, _, rest = dsn.partition("://")[2].partition("/")
+    options = dict(parse_qsl(rest.partition("?")[2]))
+    several = "," in named.rpartition("@")[2] or "," in options.get("host", "")
+    return {"target_session_attrs": "read-write"} if several and "target_session_attrs" not in options else {}
 
 
 async def _prepare(connection: Connection) -> None:

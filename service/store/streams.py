@@ -194,6 +194,7 @@ async def flush(database: pool.Database, moved: Sequence[Progress]) -> set[UUID]
         fenced = {p.lease.tenant_id: p.lease for p in moved}
         ours = await leases.fence_all(connection, list(fenced.values()))
         kept = [p for p in moved if p.lease.tenant_id in ours and p.lease == fenced[p.lease.tenant_id]]
+        kept.sort(key=lambda p: (p.lease.tenant_id, p.source))  # one order for two flushes at once
         for p in kept:
             if p.folded:
                 await connection.execute(

@@ -63,8 +63,9 @@ def on_terminal(
                     os.write(ours, types.encode())
                     types = ""
         except OSError:
-            pass  # the other end is closed
-        child.wait(60)
+            child.wait(60)  # the other end is closed
+        finally:
+            child.kill()  # a test that fails here must not wait for a prompt that nobody answers
     os.close(ours)
     return child.returncode, seen.decode()
 

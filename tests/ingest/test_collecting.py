@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from service import app
+from service.ingest import slots
 from service.simulator import chaos, runs, server, ticks, world
 from service.store import streams
 from tests.ingest import stages
@@ -37,7 +38,7 @@ async def test_what_keeps_arriving_is_held_once(database_url, database, books, t
     faults = chaos.Chaos(dict.fromkeys(names, share), {"503": share}) if share else None
     async with server.Simulator(shown, directory=tmp_path / "ca", chaos=faults) as simulator:
         stage = stages.Stage(shown, simulator, database_url, books, database, tmp_path)
-        await stage.enrol(CONTOSO, lookback=60)
+        await stage.enrol(CONTOSO, lookback=100)
         with structlog.testing.capture_logs() as logs:
             async with stage.collecting(overlap="3s", overlap_max="3s"):
                 end = datetime.now(UTC) + timedelta(seconds=2)
@@ -127,25 +128,44 @@ async def test_the_flush_of_idle_polls_is_fenced(bench):
 
 
 async def test_gaps_leave_half_of_the_slots_to_live_windows(stage):
-    """With two slots and a long backlog of one tenant, the other's live windows are read meanwhile."""
+    """With two slots and long backlogs of two tenants, a third one's live windows are read meanwhile."""
     now = stage.shown.clock()
-    stage.shown.add_backlog(CONTOSO, 4000, since=now - 5 * 86_400 * ticks.SECOND, until=now)
-    await stage.enrol(CONTOSO, FABRIKAM, lookback=5 * 86_400)
+    deep = [CONTOSO, "33333333-3333-3333-3333-333333333333"]
+    stage.shown.add_tenant(deep[1], "Northwind Traders")
+    for tenant_id in deep:
+        stage.shown.add_backlog(tenant_id, 2000, since=now - 5 * 86_400 * ticks.SECOND, until=now)
+        stage.simulator.plan("siem", tenant_id, chaos.Fault("slow", seconds=0.15), None)
+    await stage.enrol(*deep, lookback=5 * 86_400)
+    await stage.enrol(FABRIKAM, lookback=20)
     options = {"max_concurrent_polls": 2, "max_body_bytes": 64 * 1024, "max_bytes_in_flight": 256 * 1024}
     async with stage.collecting(**options) as collector:
-        await until(lambda: stage.books.count(CONTOSO))
+        for tenant_id in deep:
+            await until(lambda: stage.books.count(tenant_id))  # noqa: B023 - asked at once
         for number in range(3):
             stages.file(stage.shown, FABRIKAM, f"live {number}", stage.shown.clock())
             await stage.stored(FABRIKAM)
-            assert await stage.books.count(CONTOSO) < 4000
-        running = stages.series(collector.metrics)["alertwell_polls_running"]
-        assert running <= 2
+            assert await stage.books.count(CONTOSO) + await stage.books.count(deep[1]) < 4000
+            assert stages.series(collector.metrics)["alertwell_polls_running"] <= 2
     arrivals = [row["arrival"] for row in (await stage.books.alerts(FABRIKAM)).values()]
     assert arrivals == ["live"] * 3
 
 
-async def test_a_tenants_secret_path_is_the_tenants(stage):
-    """Alerts go under the tenant whose token fetched them, though two tenants have the same FullIds."""
+async def test_slots_count():
+    """Half of the places, at least one, may be used for gaps; a place that was given back is free again."""
+    places = slots.Slots(5)
+    assert [places.take_gap() for _ in range(3)] == [True, True, False]
+    places.give_gap()
+    assert places.take_gap()
+    for _ in range(5):
+        assert places.free
+        places.take()
+    assert not places.free
+    assert places.polls == 5
+    assert slots.Slots(1).take_gap()
+
+
+async def test_alerts_go_under_the_tenant_whose_token_fetched_them(stage):
+    """Two tenants may have the same FullIds."""
     for tenant_id in (CONTOSO, FABRIKAM):
         stages.file(stage.shown, tenant_id, "same", stage.shown.clock(), AlertTitle=f"of {tenant_id}")
     await stage.enrol(CONTOSO, FABRIKAM)

@@ -37,9 +37,7 @@ def stream(**fields) -> model.Stream:
     return replace(base, **fields)
 
 
-moments = st.datetimes(datetime(2026, 9, 20), datetime(2026, 10, 20)).map(
-    lambda each: each.replace(tzinfo=UTC)
-)
+moments = st.timedeltas(timedelta(days=-11), timedelta(days=19)).map(lambda each: EPOCH + each)
 pieces = st.lists(st.tuples(moments, moments).map(sorted).map(tuple), max_size=12).map(
     lambda pairs: Intervals.of(*pairs)
 )

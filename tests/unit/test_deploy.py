@@ -330,8 +330,9 @@ def test_kubernetes_selectors_find_their_pods() -> None:
 
 
 def test_unit_stops_in_time_and_gives_up_on_mistakes() -> None:
-    """The unit ends by SIGTERM, has more than the grace time, and no new start after a bad setting."""
+    """The unit ends by SIGTERM to the collector alone, has more than the grace time, and no new start after a bad setting."""
     assert _unit("KillSignal") == ["SIGTERM"]
+    assert _unit("KillMode") == ["mixed"]
     assert timedelta(seconds=int(_unit("TimeoutStopSec")[0])) > ENDING
     assert _unit("RestartPreventExitStatus") == ["2"]
     assert _unit("ExecStart")[0].endswith("alertwell run")
