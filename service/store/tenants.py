@@ -61,7 +61,8 @@ async def enrol(
             changed=sum(tenant_id in before for tenant_id in touched),
             unchanged=len(after) - len(touched),
         )
-        await leases.changed(connection, touched)
+        if touched:
+            await leases.changed(connection, touched)
         if dry_run:
             raise _DryRun(done)
     return done
