@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from uuid import UUID
 
-from service import app, log, model, settings
+from service import app, log, model, process, settings
 from service.simulator import server, ticks, world
 from service.store import pool, schema, tenants
 from service.store.embedded import Cluster
@@ -203,7 +203,7 @@ def main() -> None:
         f"| {options.scenario} (scale {options.scale:g}) | {os.cpu_count()} cores, Python {platform.python_version()} |"
     )
     print("|---|---|", flush=True)
-    with asyncio.Runner(loop_factory=app.loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=process.loop_factory()) as runner:
         runner.run(measure(options.scenario, options.scale, options.seconds))
 
 

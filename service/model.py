@@ -209,4 +209,3 @@ class Counts:
     def balanced(self) -> bool:
         parts = self.inserted + self.updated + self.unchanged + self.stale + self.duplicate + self.rejected
         return self.items == parts
-

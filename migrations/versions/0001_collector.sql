@@ -296,7 +296,8 @@ $$;
 -- The owner of schema alertwell (and its members, and superusers) sees all.
 --
 -- Where a relation is large, its view is the union of two branches, of which one never runs: one question with OR could be
--- answered by reading the whole relation alone, and a reader of few tenants would pay for everybody's alerts.
+-- answered by reading the whole relation alone, and a reader of few tenants would pay for everybody's alerts. Each branch
+-- is a security_barrier of its own: PostgreSQL takes a UNION ALL apart without regard to the one around it (tested).
 
 CREATE TABLE alertwell.reader (
     role name NOT NULL,
@@ -328,13 +329,17 @@ SELECT a.*, t.name AS tenant_name, t.labels, t.external_ref
 FROM alertwell.alert a
 LEFT JOIN alertwell.tenant t ON t.tenant_id = a.tenant_id;
 
-CREATE VIEW alertwell.readable_alert WITH (security_barrier) AS
+CREATE VIEW alertwell.alert_for_all WITH (security_barrier) AS
 SELECT a.* FROM alertwell.alert_with_tenant a
-WHERE (SELECT everything FROM alertwell.reader_scope)
-UNION ALL
+WHERE (SELECT everything FROM alertwell.reader_scope);
+
+CREATE VIEW alertwell.alert_for_some WITH (security_barrier) AS
 SELECT a.* FROM alertwell.alert_with_tenant a
 WHERE NOT (SELECT everything FROM alertwell.reader_scope)
   AND EXISTS (SELECT FROM alertwell.reader r WHERE r.role = current_user AND r.tenant_id = a.tenant_id);
+
+CREATE VIEW alertwell.readable_alert WITH (security_barrier) AS
+SELECT * FROM alertwell.alert_for_all UNION ALL SELECT * FROM alertwell.alert_for_some;
 
 -- A view's functions run with the reader's rights (EXECUTE is everybody's, the schema is not): it reads its arguments only.
 CREATE FUNCTION alertwell.first_text(raw jsonb, VARIADIC fields text[]) RETURNS text
@@ -412,36 +417,39 @@ COMMENT ON COLUMN soc.alerts.raw_exact IS 'The record''s exact bytes, only where
 CREATE VIEW alertwell.numbered_change AS
 SELECT f.seq,
        c.change_id,
-       f.tenant_id,
+       f.tenant_id::text AS tenant_id,
        t.name AS tenant_name,
        c.source,
        c.full_id,
        a.alert_id,
        c.revision,
        c.kind,
-       c.changed,
+       c.changed::text AS changed,
        c.arrival,
        c.at,
        (ARRAY['unknown', 'informational', 'low', 'medium', 'high'])[a.severity_rank + 1] AS severity,
        a.status,
        a.title,
-       a.raw
+       a.raw::text AS alert,
+       f.tenant_id AS reader_key
 FROM alertwell.feed f
 JOIN alertwell.alert_change c ON c.tenant_id = f.tenant_id AND c.batch = f.batch AND c.n = f.n
 LEFT JOIN alertwell.alert a ON a.tenant_id = f.tenant_id AND a.source = c.source AND a.full_id = c.full_id
 LEFT JOIN alertwell.tenant t ON t.tenant_id = f.tenant_id;
 
-CREATE VIEW soc.change_feed WITH (security_barrier) AS
-SELECT c.seq, c.change_id, c.tenant_id::text AS tenant_id, c.tenant_name, c.source, c.full_id, c.alert_id, c.revision,
-       c.kind, c.changed::text AS changed, c.arrival, c.at, c.severity, c.status, c.title, c.raw::text AS alert
-FROM alertwell.numbered_change c
-WHERE (SELECT everything FROM alertwell.reader_scope)
-UNION ALL
-SELECT c.seq, c.change_id, c.tenant_id::text, c.tenant_name, c.source, c.full_id, c.alert_id, c.revision,
-       c.kind, c.changed::text, c.arrival, c.at, c.severity, c.status, c.title, c.raw::text
-FROM alertwell.numbered_change c
+CREATE VIEW alertwell.change_for_all WITH (security_barrier) AS
+SELECT c.* FROM alertwell.numbered_change c
+WHERE (SELECT everything FROM alertwell.reader_scope);
+
+CREATE VIEW alertwell.change_for_some WITH (security_barrier) AS
+SELECT c.* FROM alertwell.numbered_change c
 WHERE NOT (SELECT everything FROM alertwell.reader_scope)
-  AND EXISTS (SELECT FROM alertwell.reader r WHERE r.role = current_user AND r.tenant_id = c.tenant_id);
+  AND EXISTS (SELECT FROM alertwell.reader r WHERE r.role = current_user AND r.tenant_id = c.reader_key);
+
+CREATE VIEW soc.change_feed WITH (security_barrier) AS
+SELECT c.seq, c.change_id, c.tenant_id, c.tenant_name, c.source, c.full_id, c.alert_id, c.revision, c.kind, c.changed,
+       c.arrival, c.at, c.severity, c.status, c.title, c.alert
+FROM (SELECT * FROM alertwell.change_for_all UNION ALL SELECT * FROM alertwell.change_for_some) c;
 COMMENT ON VIEW soc.change_feed IS
     'Committed changes in the order of seq, dense and gap-free: read seq > the last one seen. Plain types for rising-column readers.';
 COMMENT ON COLUMN soc.change_feed.changed IS 'JSON object {field: [old, new]} of an update.';

@@ -108,7 +108,7 @@ def simulate(
     import asyncio
     import sys
 
-    from service import app, log, settings
+    from service import log, process, settings
     from service.simulator import chaos as faults
     from service.simulator import server, world
 
@@ -143,7 +143,7 @@ def simulate(
         return 0
 
     try:
-        raise typer.Exit(app.run_until_signalled(until))
+        raise typer.Exit(process.run_until_signalled(until))
     except OSError as error:
         raise errors.BadInput(
             f"cannot serve on {host}:{port} from {folder}: {error.strerror or error}"

@@ -109,7 +109,9 @@ async def read(
             desk.clock.learn(answer.date)
         page = source.read(answer.body, window, stream.tenant_id)
         date, size = answer.date, len(answer.body)
-        del answer  # records hold what they need of the body: storing them takes long enough to do without the rest
+        del (
+            answer
+        )  # records hold what they need of the body: storing them takes long enough to do without the rest
         times = tuple(alert.last_processed_at for alert in page.alerts)
         foreign = plan.outside(window, times)
         proof = Intervals()

@@ -1,5 +1,6 @@
 """The schema: made from nothing, checked at every start, and what it promises about itself."""
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -156,8 +157,6 @@ async def test_a_migration_that_fails_leaves_nothing(empty_url: str, obstacle: s
 
 async def test_migrations_run_one_at_a_time(empty_url: str):
     """Two that start together both succeed."""
-    import asyncio
-
     assert await asyncio.gather(schema.migrate(empty_url), schema.migrate(empty_url)) == [schema.REVISION] * 2
 
 

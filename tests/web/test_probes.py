@@ -164,7 +164,6 @@ def test_every_metric_of_the_design_is_declared(measured):
         "rejects",
         "tokens",
         "leases_lost",
-        "database_retries",
         "clock_skew_seconds",
         "build",
     ]
