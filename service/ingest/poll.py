@@ -61,6 +61,7 @@ class Tally:
     windows: int = 0
     stored: bool = False
     live_date: datetime | None = None
+    undated: bool = False
     gap_error: str | None = None
 
 
@@ -191,6 +192,7 @@ class Poll:
         tally.counts += got.counts
         tally.windows += 1
         tally.stored = tally.stored or got.stored
+        tally.undated = tally.undated or not got.dated
         if window.kind == "gap" and not got.full:
             self._memory.width = plan.next_width(window.span, got.counts.items, got.size)
         if got.foreign:
@@ -204,6 +206,8 @@ class Poll:
         await self._note(window, failure)
 
     async def _note(self, window: model.Window, failure: errors.PollFailure) -> None:
+        if isinstance(failure, errors.BadBody):
+            self._desk.metrics.source(self.tally.stream.source).rejected(1)
         await streams.note_gap(
             self._desk.database,
             self._lease,

@@ -77,7 +77,7 @@ class Desk:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What became of one window: the stream as it is now, what was counted, and whether it is proven.
+    """What became of one window: the stream as it is now, what was counted, and whether its date could prove anything.
 
     `full` asks for the window to be split; `times` are the update times seen, for choosing where.
     """
@@ -86,7 +86,7 @@ class Reading:
     counts: model.Counts
     size: int
     stored: bool
-    proven: bool
+    dated: bool
     full: bool
     foreign: bool
     times: tuple[datetime, ...]
@@ -114,6 +114,7 @@ async def read(
         )  # records hold what they need of the body: storing them takes long enough to do without the rest
         times = tuple(alert.last_processed_at for alert in page.alerts)
         foreign = plan.outside(window, times)
+        dated = plan.credible(date, desk.clock.ours())
         proof = Intervals()
         moved = stream.watermark
         if not page.full and not foreign:
@@ -151,4 +152,4 @@ async def read(
     measured.counts(counts)
     measured.rejected(counts.rejected)
     now = replace(stream, coverage=coverage - dropped, unfolded=unfolded, watermark=moved)
-    return Reading(now, counts, size, stored, bool(proof), page.full, foreign, times)
+    return Reading(now, counts, size, stored, dated, page.full, foreign, times)

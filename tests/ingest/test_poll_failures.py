@@ -275,6 +275,7 @@ async def test_without_a_credible_date_nothing_is_proven(bench, date):
     assert "new" in await bench.books.alerts()
     assert len(listener.windows) == 2
     assert "Date" in taken._poll.tally.gap_error
+    assert "Date header is missing or more than a day off" in mine.stream.state_reason
 
 
 async def again(bench):

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -46,9 +47,7 @@ async def beat(database: pool.Database, replica: UUID = REPLICA, ttl: float = TT
     return await leases.heartbeat(database, replica, host="host", version="1", ttl=ttl)
 
 
-async def claim(
-    database: pool.Database, replica: UUID = REPLICA, limit: int = 10_000
-) -> list[model.Lease]:
+async def claim(database: pool.Database, replica: UUID = REPLICA, limit: int = 10_000) -> list[model.Lease]:
     """Heartbeat, then take what is free; by tenant."""
     await beat(database, replica)
     taken = await leases.claim(database, replica, limit=limit, ttl=TTL)
@@ -152,28 +151,42 @@ async def blocked(connection: asyncpg.Connection, count: int = 1) -> None:
 
 
 @asynccontextmanager
+async def role(admin_url: str, *grants: str, name: str | None = None) -> AsyncIterator[str]:
+    """An ordinary role with these grants (such as `USAGE ON SCHEMA soc`): the address of the same database as that role."""
+    name = name or f"role_{uuid4().hex[:12]}"
+    admin = await asyncpg.connect(admin_url)
+    try:
+        await admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'example'")
+        try:
+            for grant in grants:
+                await admin.execute(f"GRANT {grant} TO {name}")
+            parts = urlsplit(admin_url)
+            yield parts._replace(netloc=f"{name}:example@{parts.netloc.rpartition('@')[2]}").geturl()
+        finally:
+            await admin.execute(f"DROP OWNED BY {name} CASCADE")
+            await admin.execute(f"DROP ROLE {name}")
+    finally:
+        await admin.close()
+
+
+@asynccontextmanager
 async def reader(
     admin_url: str, *seen: UUID | None, name: str | None = None
 ) -> AsyncIterator[asyncpg.Connection]:
     """A connection as a role that has what docs/downstream.md grants, and sees these tenants (None: all)."""
-    role = name or f"reader_{uuid4().hex[:12]}"
-    admin = await asyncpg.connect(admin_url)
-    try:
-        await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'reader'")
-        await admin.execute(f"GRANT USAGE ON SCHEMA soc TO {role}")
-        await admin.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA soc TO {role}")
-        await admin.executemany("INSERT INTO alertwell.reader VALUES ($1, $2)", [(role, one) for one in seen])
-        try:
-            connection = await asyncpg.connect(admin_url, user=role, password="reader")
-            try:
-                yield connection
-            finally:
-                await connection.close()
-        finally:
-            await admin.execute(f"DROP OWNED BY {role}")
-            await admin.execute(f"DROP ROLE {role}")
-    finally:
+    grants = "USAGE ON SCHEMA soc", "SELECT ON ALL TABLES IN SCHEMA soc"
+    async with role(admin_url, *grants, name=name) as dsn:
+        admin = await asyncpg.connect(admin_url)
+        named = urlsplit(dsn).username
+        await admin.executemany(
+            "INSERT INTO alertwell.reader VALUES ($1, $2)", [(named, one) for one in seen]
+        )
         await admin.close()
+        connection = await asyncpg.connect(dsn)
+        try:
+            yield connection
+        finally:
+            await connection.close()
 
 
 @asynccontextmanager

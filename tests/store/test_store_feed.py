@@ -91,7 +91,9 @@ async def test_readers_miss_nothing_while_many_store(database: pool.Database, po
             keys = [f"t{place}-{turn}-{n}:1" for n in range(dice.randint(1, 6))]
             again = rows.alert(dice.choice(keys), rows.hour(turn + 1))
             try:
-                await one.store(*(rows.alert(key) for key in keys), items=99 if dice.random() < 0.2 else len(keys))
+                await one.store(
+                    *(rows.alert(key) for key in keys), items=99 if dice.random() < 0.2 else len(keys)
+                )
             except asyncpg.CheckViolationError:
                 continue
             await one.store(again)
@@ -135,7 +137,9 @@ async def test_one_sequencer_at_a_time(owner: rows.Owner, pool: asyncpg.Pool):
     assert await seqs(pool) == [1]
 
 
-async def test_numbering_goes_in_bounded_steps(owner: rows.Owner, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch):
+async def test_numbering_goes_in_bounded_steps(
+    owner: rows.Owner, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+):
     """A long backlog is numbered in steps, oldest batch first, dense over all of them."""
     monkeypatch.setattr(feed, "_BATCHES", 2)
     for n in range(5):
@@ -278,12 +282,16 @@ async def test_a_restored_database_is_another_one(postgres: postgres.Server, tem
                 await connection.close()
 
 
-async def test_an_ordinary_role_learns_the_identity(owner: rows.Owner, pool: asyncpg.Pool):
-    """The role that owns the database is no superuser, and reads what tells one database from another."""
-    assert not await pool.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+async def test_an_ordinary_role_learns_the_identity(owner: rows.Owner, pool: asyncpg.Pool, admin_url: str):
+    """What tells one database from another is complete, and open to a role that is no superuser."""
     await owner.store(rows.alert("a:1"))
     await feed.number(owner.database)
     parts = (await pool.fetchval("SELECT identity FROM alertwell.feed_head")).split("/")
+    async with rows.reader(admin_url) as ordinary:
+        row = await ordinary.fetchrow(
+            "SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal_lsn()), 8) FROM pg_control_system()"
+        )
+    assert parts[:2] == list(row)
     assert len(parts) == 4
     assert all(parts)
 

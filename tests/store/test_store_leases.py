@@ -149,4 +149,7 @@ async def test_fencing_many_and_changing_many_do_not_deadlock(database: pool.Dat
 
     for _ in range(12):
         await rows.claim(database, A)
-        assert await rows.together(fence, change, fence, give, change, lambda: leases.retire(database, A)) == [None] * 6
+        assert (
+            await rows.together(fence, change, fence, give, change, lambda: leases.retire(database, A))
+            == [None] * 6
+        )

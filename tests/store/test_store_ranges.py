@@ -31,7 +31,8 @@ async def test_an_end_without_a_bound_is_forever(pool: asyncpg.Pool):
     """FOREVER is no bound at all in the database, and comes back as FOREVER; an empty range is nothing."""
     start = rows.NOON + timedelta(microseconds=1)
     row = await pool.fetchrow(
-        "SELECT upper_inf($1::tstzrange), $1::tstzrange, 'empty'::tstzrange", ranges.encode_pair(start, FOREVER)
+        "SELECT upper_inf($1::tstzrange), $1::tstzrange, 'empty'::tstzrange",
+        ranges.encode_pair(start, FOREVER),
     )
     assert row[0]
     assert ranges.decode([row[1], row[2]]) == Intervals.of((start, None))

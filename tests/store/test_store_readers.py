@@ -29,7 +29,13 @@ async def fill(database: pool.Database) -> list[rows.Owner]:
             folded=rows.interval(0, 1) | rows.interval(2, 3),
         )
         await streams.note_gap(
-            database, one.lease, "siem", one.poll, span=(rows.hour(1), rows.hour(2)), reason=secret, sample=b""
+            database,
+            one.lease,
+            "siem",
+            one.poll,
+            span=(rows.hour(1), rows.hour(2)),
+            reason=secret,
+            sample=b"",
         )
     await feed.number(database)
     return owners
@@ -85,19 +91,27 @@ async def test_a_leaky_condition_sees_no_foreign_row(database: pool.Database, ad
         for name in columns[0].keys():  # noqa: SIM118 - a record is no dictionary
             await reader.fetch(f'SELECT count(*) FROM soc.{relation} v WHERE pg_temp.leak(v."{name}"::text)')
         await reader.fetch(f"SELECT count(*) FROM soc.{relation} v WHERE pg_temp.leak(v::text)")
-    leaked = [text for text in heard if "secret of 2" in text or str(rows.tenant_id(2)) in text or "Contoso 2" in text]
+    leaked = [
+        text
+        for text in heard
+        if "secret of 2" in text or str(rows.tenant_id(2)) in text or "Contoso 2" in text
+    ]
     assert leaked == []
     assert any("Contoso 1" in text for text in heard)
 
 
-async def test_a_leaky_condition_on_the_tenant_s_columns(database: pool.Database, pool: asyncpg.Pool, admin_url: str):
+async def test_a_leaky_condition_on_the_tenant_s_columns(
+    database: pool.Database, pool: asyncpg.Pool, admin_url: str
+):
     """The tenants joined to alerts are behind the wall too, where a condition could be run before the join."""
     await fill(database)
     await pool.execute("ANALYZE")
     async with rows.reader(admin_url, rows.tenant_id(1)) as reader:
         for column in ("tenant_name", "labels ->> 'x'", "external_ref"):
             with pytest.raises(asyncpg.InvalidTextRepresentationError) as caught:
-                await reader.fetch(f"SELECT full_id FROM soc.alerts WHERE (coalesce({column}, tenant_name))::int = 1")
+                await reader.fetch(
+                    f"SELECT full_id FROM soc.alerts WHERE (coalesce({column}, tenant_name))::int = 1"
+                )
             assert "Contoso 1" in str(caught.value)
 
 
@@ -106,7 +120,10 @@ async def test_private_tables_are_closed(database: pool.Database, admin_url: str
     await fill(database)
     async with rows.reader(admin_url, rows.tenant_id(1)) as reader:
         private = await reader.fetch(
-            "SELECT oid::regclass::text FROM pg_class WHERE relnamespace::regnamespace::text = 'alertwell' AND relkind IN ('r', 'v')"
+            """
+            SELECT oid::regclass::text FROM pg_class
+            WHERE relnamespace::regnamespace::text = 'alertwell' AND relkind IN ('r', 'v')
+            """
         )
         assert len(private) > 15
         for (relation,) in private:
@@ -119,7 +136,11 @@ async def test_private_tables_are_closed(database: pool.Database, admin_url: str
             "INSERT INTO soc.feed VALUES (1)",
         ):
             with pytest.raises(
-                (asyncpg.InsufficientPrivilegeError, asyncpg.ObjectNotInPrerequisiteStateError, asyncpg.FeatureNotSupportedError)
+                (
+                    asyncpg.InsufficientPrivilegeError,
+                    asyncpg.ObjectNotInPrerequisiteStateError,
+                    asyncpg.FeatureNotSupportedError,
+                )
             ):
                 await reader.execute(statement)
 

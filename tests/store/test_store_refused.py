@@ -19,7 +19,9 @@ REFUSED = {
     "surrogate in the key": rows.alert("bad\ud800:1"),
     "number too long": rows.alert("bad:1", raw='{"a": 1e200000}'),
     "hash too large": rows.alert("bad:1", content_hash=2**80),
-    "key too long for an index": rows.alert("bad:1", alert_id="".join(hashlib.sha512(b"%d" % n).hexdigest() for n in range(99))),
+    "key too long for an index": rows.alert(
+        "bad:1", alert_id="".join(hashlib.sha512(b"%d" % n).hexdigest() for n in range(99))
+    ),
     "deep": rows.alert("bad:1", raw="[" * 20_000 + "]" * 20_000),
 }
 
@@ -46,7 +48,8 @@ async def test_several_bad_records_and_a_bad_update(owner: rows.Owner, pool: asy
     bad = {0, 13, 14, 39}
     await owner.store(*(one for n, one in enumerate(many) if n % 2))
     found = [
-        rows.alert(f"a{n}:1", rows.hour(1), raw="{" if n in bad else '{"x": 1}', content_hash=n) for n in range(40)
+        rows.alert(f"a{n}:1", rows.hour(1), raw="{" if n in bad else '{"x": 1}', content_hash=n)
+        for n in range(40)
     ]
     counts = await owner.store(*found)
     assert counts == model.Counts(items=40, inserted=18, updated=18, rejected=4)
@@ -91,7 +94,9 @@ async def test_rejects_count_up(owner: rows.Owner, pool: asyncpg.Pool):
     one, other = model.Reject("not JSON", b"{"), model.Reject("not an object: array", b"{")
     await owner.store(rejects=[one, other, one])
     await owner.store(rejects=[one])
-    found = await pool.fetch("SELECT reason, seen_count, last_seen_at > received_at FROM alertwell.reject ORDER BY id")
+    found = await pool.fetch(
+        "SELECT reason, seen_count, last_seen_at > received_at FROM alertwell.reject ORDER BY id"
+    )
     assert found == [("not JSON", 2, True), ("not an object: array", 1, False)]
 
 
@@ -99,7 +104,14 @@ async def test_a_sample_a_reason(owner: rows.Owner, pool: asyncpg.Pool):
     """Of bodies that differ each time one is kept for each reason, with failed polls that say why."""
     for body in (b"<html>1", b"<html>2", b""):
         await streams.record_failure(
-            owner.database, owner.lease, "siem", owner.poll, state="degraded", reason="not JSON", failures=1, sample=body
+            owner.database,
+            owner.lease,
+            "siem",
+            owner.poll,
+            state="degraded",
+            reason="not JSON",
+            failures=1,
+            sample=body,
         )
     assert await pool.fetch("SELECT raw, seen_count FROM alertwell.reject") == [(b"<html>1", 2)]
     row = await pool.fetchrow("SELECT outcome, error, windows, items FROM alertwell.poll")
@@ -111,10 +123,23 @@ async def test_a_hostile_reason_costs_nothing(owner: rows.Owner, pool: asyncpg.P
     """Reasons that a text column cannot hold, or not well, are stored in all their places."""
     await owner.store(rows.alert("a:1"), rejects=[model.Reject(reason, b"{")])
     await streams.record_failure(
-        owner.database, owner.lease, "siem", owner.poll, state="degraded", reason=reason, failures=1, sample=b"<"
+        owner.database,
+        owner.lease,
+        "siem",
+        owner.poll,
+        state="degraded",
+        reason=reason,
+        failures=1,
+        sample=b"<",
     )
     await streams.note_gap(
-        owner.database, owner.lease, "siem", owner.poll, span=(rows.hour(0), rows.hour(1)), reason=reason, sample=b""
+        owner.database,
+        owner.lease,
+        "siem",
+        owner.poll,
+        span=(rows.hour(0), rows.hour(1)),
+        reason=reason,
+        sample=b"",
     )
     shown = await pool.fetch(
         """

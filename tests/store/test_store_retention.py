@@ -19,13 +19,17 @@ def horizon() -> datetime:
     return (datetime.now(UTC) - KEEP).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-async def age(connection: asyncpg.Connection, table: str, column: str, days: int, where: str = "true") -> None:
+async def age(
+    connection: asyncpg.Connection, table: str, column: str, days: int, where: str = "true"
+) -> None:
     await connection.execute(
         f"UPDATE alertwell.{table} SET {column} = {column} - make_interval(days => $1) WHERE {where}", days
     )
 
 
-async def test_what_is_past_goes_in_batches(owner: rows.Owner, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch):
+async def test_what_is_past_goes_in_batches(
+    owner: rows.Owner, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+):
     """Old alerts, polls and rejects go a batch at a time until none is left; young ones stay."""
     monkeypatch.setattr(retention, "_BATCH", 3)
     many = [rows.alert(f"old{n}:1", horizon() - timedelta(seconds=n + 1)) for n in range(7)]
@@ -61,10 +65,17 @@ async def test_promises_end_where_alerts_are_deleted(owner: rows.Owner, pool: as
         ranges.encode(Intervals.of((start, edge))),
     )
     await pool.execute(
-        "UPDATE alertwell.stream_progress SET proven = $1", ranges.encode_pair(start, edge + timedelta(days=2))
+        "UPDATE alertwell.stream_progress SET proven = $1",
+        ranges.encode_pair(start, edge + timedelta(days=2)),
     )
     await streams.note_gap(
-        owner.database, owner.lease, "siem", owner.poll, span=(start, edge - timedelta(days=1)), reason="x", sample=b""
+        owner.database,
+        owner.lease,
+        "siem",
+        owner.poll,
+        span=(start, edge - timedelta(days=1)),
+        reason="x",
+        sample=b"",
     )
     await owner.store(
         rows.alert("past:1", edge - timedelta(microseconds=1)),
@@ -87,12 +98,14 @@ async def test_progress_alone_shrinks(owner: rows.Owner, pool: asyncpg.Pool):
     """What idle polls proved in the past goes, wholly or up to the horizon."""
     edge = horizon()
     await pool.execute(
-        "UPDATE alertwell.stream_progress SET proven = $1", ranges.encode_pair(edge - KEEP, edge - timedelta(days=1))
+        "UPDATE alertwell.stream_progress SET proven = $1",
+        ranges.encode_pair(edge - KEEP, edge - timedelta(days=1)),
     )
     await retention.shrink(owner.database, KEEP)
     assert await pool.fetchval("SELECT proven FROM alertwell.stream_progress") is None
     await pool.execute(
-        "UPDATE alertwell.stream_progress SET proven = $1", ranges.encode_pair(edge - KEEP, edge + timedelta(days=1))
+        "UPDATE alertwell.stream_progress SET proven = $1",
+        ranges.encode_pair(edge - KEEP, edge + timedelta(days=1)),
     )
     await retention.shrink(owner.database, KEEP)
     assert await pool.fetchval("SELECT proven FROM alertwell.stream_progress") == ranges.encode_pair(
@@ -116,7 +129,9 @@ async def test_owners_learn_that_promises_shrank(owner: rows.Owner, pool: asyncp
     assert held == {owner.lease.tenant_id: owner.lease.epoch + 1, rows.tenant_id(2): other.epoch}
 
 
-async def test_many_streams_shrink_in_batches(owner: rows.Owner, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch):
+async def test_many_streams_shrink_in_batches(
+    owner: rows.Owner, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+):
     """Each batch is a transaction of its own; all are done in one call."""
     monkeypatch.setattr(retention, "_STREAMS", 4)
     await rows.enrol(owner.database, *range(2, 12))

@@ -188,7 +188,9 @@ async def test_a_late_writer_writes_nothing(owner: rows.Owner, pool: asyncpg.Poo
         await tenants.set_state(owner.database, owner.lease.tenant_id, "active")
     else:
         await pool.execute("DELETE FROM alertwell.lease")
-    before = await pool.fetchrow("SELECT s::text, p::text FROM alertwell.stream s, alertwell.stream_progress p")
+    before = await pool.fetchrow(
+        "SELECT s::text, p::text FROM alertwell.stream s, alertwell.stream_progress p"
+    )
     with pytest.raises(errors.LeaseLost):
         await owner.store(rows.alert("a:1"), folded=rows.interval(0, 1), watermark=rows.hour(1))
     with pytest.raises(errors.LeaseLost):

@@ -22,7 +22,7 @@ def progress(lease, **changes) -> streams.Progress:
 
 
 async def test_load_brings_streams_with_their_credential(database: pool.Database, pool: asyncpg.Pool):
-    """Enabled streams come with coverage and what is unfolded, and the credential that counts: the stream's, the tenant's, none."""
+    """Enabled streams come with coverage, what is unfolded, and the credential that counts: the stream's, the tenant's, none."""
     await tenants.enrol(
         database,
         [
@@ -51,7 +51,9 @@ async def test_load_brings_streams_with_their_credential(database: pool.Database
         ranges.encode(rows.interval(-9, -8)),
         rows.hour(1),
     )
-    await pool.execute("UPDATE alertwell.stream_progress SET proven = $1", ranges.encode_pair(rows.hour(1), rows.hour(2)))
+    await pool.execute(
+        "UPDATE alertwell.stream_progress SET proven = $1", ranges.encode_pair(rows.hour(1), rows.hour(2))
+    )
     loaded = await streams.load(database, [rows.tenant_id(n) for n in (1, 2, 3)])
     found = {(one.stream.tenant_id, one.stream.source): one for one in loaded}
     assert set(found) == {
@@ -64,9 +66,15 @@ async def test_load_brings_streams_with_their_credential(database: pool.Database
     assert one.stream.coverage == rows.interval(0, 2)
     assert one.stream.unfolded == rows.interval(1, 2)
     assert one.stream.backfill == rows.interval(-9, -8)
-    assert (one.stream.watermark, one.stream.overlap, one.stream.failures) == (rows.hour(1), timedelta(minutes=20), 2)
+    assert (one.stream.watermark, one.stream.overlap, one.stream.failures) == (
+        rows.hour(1),
+        timedelta(minutes=20),
+        2,
+    )
     assert one.stream.wanted.pairs[0][0] < rows.NOON
-    assert one.access.tenant == rows.enrolment(1, labels={"team": "blue"}, region="eu", external_ref="X1").tenant
+    assert (
+        one.access.tenant == rows.enrolment(1, labels={"team": "blue"}, region="eu", external_ref="X1").tenant
+    )
     assert (one.access.credential.app_id, one.access.credential.sealed) == ("own", b"1")
     assert found[rows.tenant_id(1), "graph_alerts"].access.credential.app_id == "special"
     assert found[rows.tenant_id(2), "siem"].access.credential is None
@@ -112,7 +120,10 @@ async def test_flush_is_fenced_tenant_by_tenant(database: pool.Database, pool: a
     held = {lease.tenant_id: lease for lease in await leases.held(database, rows.REPLICA)}
     mixed = [progress(one.lease), progress(two.lease, folded=rows.interval(0, 1))]
     assert await streams.flush(database, mixed) == {one.lease.tenant_id}
-    both = [progress(two.lease, folded=rows.interval(0, 1)), progress(held[two.lease.tenant_id], read_to=rows.hour(9))]
+    both = [
+        progress(two.lease, folded=rows.interval(0, 1)),
+        progress(held[two.lease.tenant_id], read_to=rows.hour(9)),
+    ]
     assert await streams.flush(database, both) == {two.lease.tenant_id}
     row = await pool.fetchrow(
         "SELECT coverage, read_to FROM alertwell.stream NATURAL JOIN alertwell.stream_progress WHERE tenant_id = $1",
@@ -121,7 +132,7 @@ async def test_flush_is_fenced_tenant_by_tenant(database: pool.Database, pool: a
     assert tuple(row) == ([], rows.hour(9))
 
 
-async def test_idle_progress_is_hot(owner: rows.Owner, pool: asyncpg.Pool):
+async def test_idle_progress_is_hot(pool: asyncpg.Pool):
     """Progress has no index but its key, so that its updates leave no index entries behind."""
     indexes = await pool.fetchval(
         "SELECT count(*) FROM pg_index WHERE indrelid = 'alertwell.stream_progress'::regclass"
@@ -130,7 +141,7 @@ async def test_idle_progress_is_hot(owner: rows.Owner, pool: asyncpg.Pool):
 
 
 async def test_flush_store_enrol_and_shrink_do_not_deadlock(database: pool.Database):
-    """All that writes streams at once, over the same tenants in any order, comes to an end; LeaseLost is the only answer of the late."""
+    """All that writes streams, at once and over the same tenants in any order, comes to an end; the late get LeaseLost."""
     owners = await rows.owners(database, 8)
     dice = random.Random(11)
 
@@ -150,7 +161,9 @@ async def test_flush_store_enrol_and_shrink_do_not_deadlock(database: pool.Datab
         dice.shuffle(numbers)
         parameters = {"machinegroups": [str(dice.random())]}
         await tenants.enrol(
-            database, [rows.enrolment(n, sources={"siem": parameters}) for n in numbers], lookback=rows.LOOKBACK
+            database,
+            [rows.enrolment(n, sources={"siem": parameters}) for n in numbers],
+            lookback=rows.LOOKBACK,
         )
 
     async def shrink() -> None:
@@ -171,7 +184,12 @@ async def test_flush_store_enrol_and_shrink_do_not_deadlock(database: pool.Datab
 async def test_many_streams_flush_at_once(database: pool.Database, pool: asyncpg.Pool, count: int):
     """One transaction writes the progress of hundreds of streams."""
     owners = await rows.owners(database, count)
-    written = await streams.flush(database, [progress(one.lease, proven=(rows.hour(0), rows.hour(1))) for one in owners])
+    written = await streams.flush(
+        database, [progress(one.lease, proven=(rows.hour(0), rows.hour(1))) for one in owners]
+    )
     assert len(written) == count
-    assert await pool.fetchval("SELECT count(*) FROM soc.coverage WHERE last_success_at = $1", rows.hour(1)) == count
+    assert (
+        await pool.fetchval("SELECT count(*) FROM soc.coverage WHERE last_success_at = $1", rows.hour(1))
+        == count
+    )
     await asyncio.gather(*(one.store(rows.alert("a:1")) for one in owners[:20]))

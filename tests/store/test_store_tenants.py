@@ -17,7 +17,12 @@ WATCHED = ("tenant", "stream", "stream_progress", "lease", "credential", "roster
 async def everything(connection: asyncpg.Connection) -> dict[str, list[str]]:
     """All that an enrolment could touch, row versions included."""
     return {
-        table: [row[0] for row in await connection.fetch(f"SELECT t.xmin::text || t FROM alertwell.{table} t ORDER BY t::text")]
+        table: [
+            row[0]
+            for row in await connection.fetch(
+                f"SELECT t.xmin::text || t FROM alertwell.{table} t ORDER BY t::text"
+            )
+        ]
         for table in WATCHED
     }
 
@@ -34,10 +39,17 @@ async def tenant(connection: asyncpg.Connection, n: int = 1) -> asyncpg.Record:
 async def test_enrolling_adds_all_that_a_stream_needs(database: pool.Database, pool: asyncpg.Pool):
     """A new tenant has its row, streams that want everything since the look-back, their progress, and a free lease."""
     both = {"siem": {"machinegroups": ["A"]}, "graph_alerts": {}}
-    one = rows.enrolment(1, sources=both, labels={"team": "blue"}, region="eu", external_ref="X", app_id="app", sealed=b"s")
+    one = rows.enrolment(
+        1, sources=both, labels={"team": "blue"}, region="eu", external_ref="X", app_id="app", sealed=b"s"
+    )
     assert await enrol(database, one, rows.enrolment(2, state="pending")) == (2, 0, 0)
     row = await tenant(pool)
-    assert (row["name"], row["sources"], row["region"], row["external_ref"]) == ("Contoso 1", ["graph_alerts", "siem"], "eu", "X")
+    assert (row["name"], row["sources"], row["region"], row["external_ref"]) == (
+        "Contoso 1",
+        ["graph_alerts", "siem"],
+        "eu",
+        "X",
+    )
     assert row["consented_at"] is not None
     assert (await tenant(pool, 2))["consented_at"] is None
     wanted = await pool.fetch("SELECT wanted, coverage, enabled FROM soc.coverage ORDER BY tenant_id, source")
@@ -50,7 +62,9 @@ async def test_enrolling_adds_all_that_a_stream_needs(database: pool.Database, p
         assert one_stream["coverage"] == []
     assert [row["enabled"] for row in wanted] == [True, True, False]
     assert await pool.fetchval("SELECT count(*) FROM alertwell.lease WHERE owner IS NULL") == 2
-    assert await tenants.sealed_secrets(database, [rows.tenant_id(1), rows.tenant_id(2)]) == {rows.tenant_id(1): ("app", b"s")}
+    assert await tenants.sealed_secrets(database, [rows.tenant_id(1), rows.tenant_id(2)]) == {
+        rows.tenant_id(1): ("app", b"s")
+    }
 
 
 async def test_enrolling_twice_changes_nothing(database: pool.Database, pool: asyncpg.Pool):
@@ -120,20 +134,41 @@ async def test_a_rehearsal_counts_and_writes_nothing(database: pool.Database, po
 async def test_other_parameters_start_the_proof_anew(owner: rows.Owner, pool: asyncpg.Pool):
     """What was proven with other parameters is not proven now: coverage, progress and reasons go, wanted and watermark stay."""
     database = owner.database
-    await owner.store(rows.alert("a:1"), folded=rows.interval(0, 1), watermark=rows.hour(1), read_to=rows.hour(1))
+    await owner.store(
+        rows.alert("a:1"), folded=rows.interval(0, 1), watermark=rows.hour(1), read_to=rows.hour(1)
+    )
     await streams.note_gap(
-        database, owner.lease, "siem", owner.poll, span=(rows.hour(0), rows.hour(1)), reason="refused", sample=b""
+        database,
+        owner.lease,
+        "siem",
+        owner.poll,
+        span=(rows.hour(0), rows.hour(1)),
+        reason="refused",
+        sample=b"",
     )
     proven = streams.Progress(
-        owner.lease, "siem", rows.hour(1), rows.hour(1), (rows.hour(1), rows.hour(2)), rows.interval(5, 6), rows.hour(9)
+        owner.lease,
+        "siem",
+        rows.hour(1),
+        rows.hour(1),
+        (rows.hour(1), rows.hour(2)),
+        rows.interval(5, 6),
+        rows.hour(9),
     )
     await streams.flush(database, [proven])
-    await streams.show_state(database, owner.lease, "siem", state="needs_attention", reason="consent", failures=7)
+    await streams.show_state(
+        database, owner.lease, "siem", state="needs_attention", reason="consent", failures=7
+    )
     wanted = await pool.fetchval("SELECT wanted FROM alertwell.stream")
     assert await enrol(database, rows.enrolment(1, sources={"siem": {"machinegroups": ["A"]}})) == (0, 1, 0)
     row = await pool.fetchrow("SELECT * FROM alertwell.stream NATURAL JOIN alertwell.stream_progress")
     assert (row["coverage"], row["proven"], row["read_to"], row["wanted"]) == ([], None, None, wanted)
-    assert (row["state"], row["state_reason"], row["failures"], row["watermark"]) == ("new", None, 0, rows.hour(1))
+    assert (row["state"], row["state_reason"], row["failures"], row["watermark"]) == (
+        "new",
+        None,
+        0,
+        rows.hour(1),
+    )
     assert await pool.fetchval("SELECT count(*) FROM alertwell.gap_reason") == 0
     with pytest.raises(errors.LeaseLost):
         await owner.store(rows.alert("b:1"))
@@ -218,13 +253,21 @@ async def test_purge_leaves_one_change_and_nothing_else(
         await feed.number(database)
         await each.store(rows.alert("b:1"))
         await streams.note_gap(
-            database, each.lease, "siem", each.poll, span=(rows.hour(0), rows.hour(1)), reason="refused", sample=b""
+            database,
+            each.lease,
+            "siem",
+            each.poll,
+            span=(rows.hour(0), rows.hour(1)),
+            reason="refused",
+            sample=b"",
         )
     key = one.lease.tenant_id
     await enrol(database, rows.enrolment(1, app_id="app", sealed=b"s"))
     async with rows.reader(admin_url, key, other.lease.tenant_id) as reader:
         deleted = await tenants.purge(database, key)
-        assert {table: deleted[table] for table in ("alert", "alert_change", "poll", "reject", "reader", "tenant")} == {
+        assert {
+            table: deleted[table] for table in ("alert", "alert_change", "poll", "reject", "reader", "tenant")
+        } == {
             "alert": 2,
             "alert_change": 2,
             "poll": 1,
@@ -243,10 +286,15 @@ async def test_purge_leaves_one_change_and_nothing_else(
             for place, who in (("purged", key), ("kept", other.lease.tenant_id)):
                 count = await pool.fetchval(f"SELECT count(*) FROM {table} WHERE tenant_id = $1", who)
                 left[table.removeprefix("alertwell."), place] = count
-        assert {table for table, place in left if place == "purged" and left[table, place]} == {"alert_change", "unnumbered"}
+        assert {table for table, place in left if place == "purged" and left[table, place]} == {
+            "alert_change",
+            "unnumbered",
+        }
         assert left["alert_change", "purged"] == left["unnumbered", "purged"] == 1
         assert all(left[table, "kept"] for table, _ in left if table != "credential")
-        assert not await pool.fetch("SELECT FROM alertwell.alert_change c WHERE c::text LIKE '%a:1%' AND tenant_id = $1", key)
+        assert not await pool.fetch(
+            "SELECT FROM alertwell.alert_change c WHERE c::text LIKE '%a:1%' AND tenant_id = $1", key
+        )
         await feed.number(database)
         last = await pool.fetchrow("SELECT * FROM soc.changes() ORDER BY seq DESC LIMIT 1")
         assert (last["kind"], last["tenant_id"], last["tenant_name"]) == ("purged", str(key), None)
@@ -259,7 +307,9 @@ async def test_purge_leaves_one_change_and_nothing_else(
     assert await enrol(database, rows.enrolment(1)) == (1, 0, 0)
 
 
-async def test_a_purge_waits_for_a_store_under_way(owner: rows.Owner, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch):
+async def test_a_purge_waits_for_a_store_under_way(
+    owner: rows.Owner, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+):
     """What a store under way writes is purged too, and what comes after it is fenced off."""
     reached, go_on = asyncio.Event(), asyncio.Event()
     real = storing._move

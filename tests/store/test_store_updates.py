@@ -53,7 +53,9 @@ async def test_other_bytes_of_the_same_json_are_unchanged(owner: rows.Owner, poo
 
 async def test_exact_bytes_are_content(owner: rows.Owner, pool: asyncpg.Pool):
     """Records that differ only in what jsonb cannot hold differ."""
-    await owner.store(rows.alert("a:1", raw='{"t": "\\ufffd"}', raw_exact=b'{"t": "\\u0000"}', content_hash=1))
+    await owner.store(
+        rows.alert("a:1", raw='{"t": "\\ufffd"}', raw_exact=b'{"t": "\\u0000"}', content_hash=1)
+    )
     same = rows.alert("a:1", raw='{"t": "\\ufffd"}', raw_exact=b'{"t": "\\ud800"}', content_hash=2)
     assert (await owner.store(same)).updated == 1
     assert await pool.fetchval("SELECT raw_exact FROM alertwell.alert") == b'{"t": "\\ud800"}'
@@ -63,7 +65,9 @@ async def test_exact_bytes_are_content(owner: rows.Owner, pool: asyncpg.Pool):
 async def test_change_names_fields_with_old_and_new(owner: rows.Owner, pool: asyncpg.Pool):
     """A change holds columns by name, severity as its word, times in ISO 8601, and the record's own fields as raw.…"""
     await owner.store(
-        rows.alert("a:1", severity_rank=2, status="new", mitre_techniques=["T1"], record={"Note": "x", "Gone": 1})
+        rows.alert(
+            "a:1", severity_rank=2, status="new", mitre_techniques=["T1"], record={"Note": "x", "Gone": 1}
+        )
     )
     await owner.store(
         rows.alert(
