@@ -160,6 +160,7 @@ async def idle(running, tenant_count: int, seconds: float) -> None:
     while polls() < tenant_count:
         await asyncio.sleep(0.1)
     await asyncio.sleep(60)  # the first interval spreads the polls
+    late = lag_buckets(running)
     before, (cpu, _), since = polls(), used(), time.monotonic()
     await asyncio.sleep(seconds)
     done, (spent, peak), wall = polls() - before, used(), time.monotonic() - since
@@ -169,18 +170,23 @@ async def idle(running, tenant_count: int, seconds: float) -> None:
         f"{(spent - cpu) / wall:.1%} of a core, {(spent - cpu) / done * 1e6:.0f} µs an idle poll",
     )
     row("peak RSS", f"{peak:.0f} MiB (now {now_rss():.0f})")
-    lags(running)
+    lags(running, late)
 
 
-def lags(running) -> None:
-    buckets = {}
-    for metric in running.metrics.poll_lag_seconds.collect():
-        for sample in metric.samples:
-            if sample.name.endswith("_bucket"):
-                buckets[sample.labels["le"]] = sample.value
-    total = buckets["+Inf"]
-    shares = ", ".join(f"{buckets[le] / total:.1%} within {le} s" for le in ("1.0", "2.0", "5.0"))
-    row("polls start after their due time", f"{shares} of {total:.0f}")
+def lag_buckets(running) -> dict[str, float]:
+    return {
+        sample.labels["le"]: sample.value
+        for metric in running.metrics.poll_lag_seconds.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_bucket")
+    }
+
+
+def lags(running, before: dict[str, float] | None = None) -> None:
+    """Of the polls since `before`: the start, where all tenants are due at once, is another matter."""
+    counts = {le: value - (before or {}).get(le, 0) for le, value in lag_buckets(running).items()}
+    shares = ", ".join(f"{counts[le] / counts['+Inf']:.1%} within {le} s" for le in ("1.0", "2.0", "5.0"))
+    row("polls start after their due time", f"{shares} of {counts['+Inf']:.0f}")
 
 
 def row(what: str, figure: str) -> None:

@@ -515,7 +515,7 @@ BEGIN
         GET DIAGNOSTICS found = ROW_COUNT;
         missing := missing - found;
         above := below;
-        width := least(width, 1::bigint << 50) * 8;
+        width := least(width, 1::bigint << 57) * 8;
     END LOOP;
 END
 $$;

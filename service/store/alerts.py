@@ -49,20 +49,18 @@ _BOOKKEEPING: Final = (
     "severity_rank,raw,raw_exact}'::text[]"
 )
 _SEVERITIES: Final = "'{" + ",".join(model.SEVERITIES) + "}'::text[]"
-_DOCUMENT: Final = """(
-    SELECT jsonb_object_agg(key, value)
-    FROM (SELECT key, value FROM jsonb_each(to_jsonb({row}) - {bookkeeping})
-          UNION ALL SELECT 'severity', to_jsonb(({severities})[{row}.severity_rank + 1])
-          UNION ALL SELECT 'raw.' || key, value FROM jsonb_each({row}.raw)
-                    WHERE jsonb_typeof({row}.raw) = 'object') AS field
+_FIELDS_OF: Final = """(
+    SELECT key, value FROM jsonb_each(to_jsonb({row}) - {bookkeeping})
+    UNION ALL SELECT 'severity', to_jsonb(({severities})[{row}.severity_rank + 1])
+    UNION ALL SELECT 'raw.' || key, value FROM jsonb_each({row}.raw) WHERE jsonb_typeof({row}.raw) = 'object'
 )"""
 # A large nested value is not repeated in the feed: its field is named, with null in its place.
 _SHOWN: Final = """CASE WHEN jsonb_typeof({value}) IN ('object', 'array') AND octet_length({value}::text) > 1000
                      THEN 'null' ELSE {value} END"""
 
 
-def _document(row: str) -> str:
-    return _DOCUMENT.format(row=row, bookkeeping=_BOOKKEEPING, severities=_SEVERITIES)
+def _fields_of(row: str) -> str:
+    return _FIELDS_OF.format(row=row, bookkeeping=_BOOKKEEPING, severities=_SEVERITIES)
 
 
 _UPDATE: Final = f"""
@@ -90,8 +88,8 @@ WITH batch AS MATERIALIZED (
            (SELECT coalesce(jsonb_object_agg(coalesce(o.key, w.key),
                                              jsonb_build_array({_SHOWN.format(value="o.value")},
                                                                {_SHOWN.format(value="w.value")})), '{{}}')
-            FROM jsonb_each({_document("(s.was)")}) AS o
-            FULL JOIN jsonb_each({_document("(s.is)")}) AS w ON w.key = o.key
+            FROM {_fields_of("(s.was)")} AS o
+            FULL JOIN {_fields_of("(s.is)")} AS w ON w.key = o.key
             WHERE o.value IS DISTINCT FROM w.value)
     FROM batch, stored s
     RETURNING full_id
