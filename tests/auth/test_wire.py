@@ -186,7 +186,7 @@ async def test_dripping_answer(asks: Make, bad: Bad) -> None:
         return response
 
     bad.token = dripping
-    made = asks(deadline=1.0)
+    made = asks(deadline=3.0)
     try:
         with pytest.raises(errors.Transient, match=r"in time|within"):
             await made.token(CONTOSO, "siem")
