@@ -40,6 +40,6 @@ USER 10001:10001
 WORKDIR /var/lib/alertwell
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 CMD ["alertwell", "healthcheck"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["alertwell", "healthcheck"]
 ENTRYPOINT ["alertwell"]
 CMD ["run"]

@@ -6,8 +6,6 @@ Nothing else constructs a collaborator: every other module takes what it works w
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -16,13 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
 
-from service import clouds, errors, log, settings
+from service import clouds, errors, log, process, settings
 from service.auth import modes, sealing, tokens
 from service.ingest import ownership, plan, reading, retention, scheduler, sequencer, worker
 from service.metrics import Metrics
@@ -34,6 +31,7 @@ from service.web import probes, server
 
 VERSION = version("alertwell")
 _TICK = 1.0
+_CONTROL_CONNECTIONS = 4
 _RETENTION_EVERY = 3600.0
 _GAUGES_EVERY = 15.0
 _FLUSH_EVERY = 10.0
@@ -111,20 +109,29 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
     replica_id = uuid4()
     ttl = config.lease_ttl.total_seconds()
     async with AsyncExitStack() as stack:
-        # first of all and to the very end: a process that waits for its database lives, and says what it waits for
-        standing = _standing("waits for the database")
+        doing = "waits for the database"
+
+        def live() -> list[probes.Check]:
+            if doing:
+                return [probes.Check("process", ok=True, detail=doing)]
+            return [probes.fresh("scheduler", time.monotonic() - clock.ticked_at, _STANDSTILL)]
+
+        def ready() -> list[probes.Check]:
+            if doing:
+                return [probes.Check("collecting", ok=False, detail=doing)]
+            age = time.monotonic() - owner.heartbeat_at if owner.heartbeat_at else None
+            return [probes.fresh("heartbeat in the database", age, ttl)]
+
+        # listens first and longest: a process that waits for its database lives, and says what it waits for
         web = await stack.enter_async_context(
-            server.Server(
-                config.http_host,
-                config.http_port,
-                probes.Probes(lambda: standing.live(), lambda: standing.ready()),
-                measured,
-            )
+            server.Server(config.http_host, config.http_port, probes.Probes(live, ready), measured)
         )
         database = await stack.enter_async_context(
             pool.open_database(dsn, size=config.database_pool_size, patient=True)
         )
-        await schema.check(database)
+        # apart from the polls' connections: heartbeats do not queue behind a backlog that is being stored
+        control = await stack.enter_async_context(pool.open_database(dsn, size=_CONTROL_CONNECTIONS))
+        await schema.check(control)
         measured.database_up.set(1)
 
         session = await stack.enter_async_context(
@@ -174,7 +181,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             sender.forget(tenant_id)
 
         owner = ownership.Ownership(
-            database,
+            control,
             polls,
             measured,
             replica_id=replica_id,
@@ -201,7 +208,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             polls.show()
             measured.bytes_in_flight.set(config.max_bytes_in_flight - in_flight.free)
             try:
-                behind = await feed.backlog(database)
+                behind = await feed.backlog(control)
             except errors.DatabaseUnavailable:
                 measured.database_up.set(0)
                 raise
@@ -216,33 +223,18 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         clock.every(_TICK, tick, name="tick")
         clock.every(_FLUSH_EVERY, polls.flush, name="progress")
         clock.every(_GAUGES_EVERY, gauges, name="gauges")
-        clock.every(_RETENTION_EVERY, partial(retention.prune, database, keep), name="retention")
-
-        def live() -> list[probes.Check]:
-            return [probes.fresh("scheduler", time.monotonic() - clock.ticked_at, _STANDSTILL)]
-
-        def ready() -> list[probes.Check]:
-            age = time.monotonic() - owner.heartbeat_at if owner.heartbeat_at else None
-            return [probes.fresh("heartbeat in the database", age, ttl)]
+        clock.every(_RETENTION_EVERY, partial(retention.prune, control, keep), name="retention")
 
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await stack.enter_async_context(_root_task("sequencer", sequencer.run(database), failed))
+        await stack.enter_async_context(_root_task("sequencer", sequencer.run(control), failed))
         await stack.enter_async_context(clock)
         # first of all at the end: heartbeats go on while running polls get their grace
         stack.push_async_callback(polls.stop, config.shutdown_grace.total_seconds())
         _log.info("collecting", replica=str(replica_id), version=VERSION)
-        standing = probes.Probes(live, ready)
+        doing = ""
         yield Collector(replica_id, measured, web.port, failed)
-        standing = _standing("stops")
+        doing = "stops"
         _log.info("stopping")
-
-
-def _standing(doing: str) -> probes.Probes:
-    """A process that lives and does not collect: not yet, or no longer."""
-    return probes.Probes(
-        lambda: [probes.Check("process", ok=True, detail=doing)],
-        lambda: [probes.Check("collecting", ok=False, detail=doing)],
-    )
 
 
 class _FileWatch:
@@ -300,7 +292,7 @@ def run(config: settings.Settings, *, embedded: bool = False) -> int:
     log.configure(config.log_level, config.log_format)
     for line in settings.unknown():
         _log.warning("unknown_setting", problem=line)
-    return run_until_signalled(lambda stop: _serve(config, stop, embedded=embedded))
+    return process.run_until_signalled(lambda stop: _serve(config, stop, embedded=embedded))
 
 
 async def _serve(config: settings.Settings, stop: asyncio.Event, *, embedded: bool) -> int:
@@ -319,32 +311,3 @@ async def _serve(config: settings.Settings, stop: asyncio.Event, *, embedded: bo
             broken = running.failed.done()
         opening.cancel()
     return 1 if broken else 0
-
-
-def run_until_signalled(main: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
-    """Run `main` on uvloop where there is one. The first SIGTERM or SIGINT sets its event, the second ends the process."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        loop = runner.get_loop()
-        log.install_loop_handler(loop)
-        stop = asyncio.Event()
-
-        def signalled(number: int, _frame: FrameType | None) -> None:
-            if stop.is_set():
-                # a thread inside Entra's answer would hold up any gentler end
-                os._exit(128 + number)
-            loop.call_soon_threadsafe(stop.set)
-
-        before = {number: signal.signal(number, signalled) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            return runner.run(main(stop))
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # not on this platform
-        return None
-    return uvloop.new_event_loop

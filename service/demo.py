@@ -22,7 +22,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from service import app, log, model, settings, timestamps
+from service import app, log, model, process, settings, timestamps
 from service.simulator import chaos as faults
 from service.simulator import runs, server, world
 from service.store import board, pool, schema, tenants
@@ -68,7 +68,7 @@ def run(
     config: settings.Settings, *, tenants: int = 12, seconds: float | None = None, chaos: bool = False
 ) -> int:
     """Until Ctrl-C, or for so many seconds; the exit code comes back: 0 where every alert that is proven is held, once."""
-    return app.run_until_signalled(lambda stop: _demo(config, stop, tenants, seconds, chaos=chaos))
+    return process.run_until_signalled(lambda stop: _demo(config, stop, tenants, seconds, chaos=chaos))
 
 
 async def _demo(
@@ -235,7 +235,11 @@ async def _summary(console: Console, stage: _Stage) -> int:
             continue
         held = await board.held(stage.database, line.tenant_id, line.proven_until)
         for full_id, record in stage.shown.truth(str(line.tenant_id)).items():
-            if line.proven_from <= timestamps.parse(decoder.decode(record).last_processed) < line.proven_until:
+            if (
+                line.proven_from
+                <= timestamps.parse(decoder.decode(record).last_processed)
+                < line.proven_until
+            ):
                 truths += 1
                 missing += full_id not in held
                 doubled += held.get(full_id, 1) > 1

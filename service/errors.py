@@ -27,7 +27,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-Kind = Literal["mistake", "database", "lease_lost", "throttled", "transient", "too_large", "refused", "gone", "attention"]
+Kind = Literal[
+    "mistake", "database", "lease_lost", "throttled", "transient", "too_large", "refused", "gone", "attention"
+]
 
 
 class AlertwellError(Exception):
@@ -126,7 +128,9 @@ class Attention(PollFailure):
 
     kind = "attention"
 
-    def __init__(self, message: str, *, code: str, status: int | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str, status: int | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(message, status=status, retry_after=retry_after)
         self.code = code
 

@@ -83,7 +83,6 @@ class Metrics:
         self.owned_tenants = gauge("owned_tenants", "Tenants whose lease this replica holds.")
         self.replicas = gauge("replicas", "Replicas whose heartbeat lives.")
         self.database_up = gauge("database_up", "1 while PostgreSQL answers, else 0.")
-        self.database_retries = counter("database_retries_total", "Statements and transactions tried again.")
         self.tokens = counter("tokens_total", "Tokens asked for, by outcome.", "outcome")
         self.leases_lost = counter(
             "leases_lost_total", "Writes refused because another replica owned the tenant."

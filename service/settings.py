@@ -178,8 +178,8 @@ class Settings(BaseSettings):
     database_password: Secret | None = None
     """Password for DATABASE_URL where that has none, so that only this has to be a secret."""
     database_pool_size: Annotated[int, Field(ge=2, le=1000)] = 16
-    """Connections to PostgreSQL of one process. A poll needs one only while it stores, so few serve many;
-    times the replicas it must stay below the server's max_connections."""
+    """Connections to PostgreSQL for the polls of one process, which has four more for itself. A poll needs one only
+    while it stores, so few serve many; times the replicas they must stay below the server's max_connections."""
     data_dir: Annotated[Path, BeforeValidator(_folder)] = Path(".alertwell")
     """Folder of the embedded database and the demo's certificates; below the working folder, so that nothing
     else is touched."""
@@ -226,7 +226,7 @@ class Settings(BaseSettings):
     overlap: Span = timedelta(minutes=10)
     """How far behind the newest alert each poll reads again, since alerts arrive late and out of order."""
     overlap_max: Span = timedelta(minutes=30)
-    """Bound of the overlap, which grows by itself to the lateness seen. At least OVERLAP."""
+    """Greatest overlap that a stream can have; LIVE_SPAN leaves room for it. At least OVERLAP."""
     initial_lookback: Span = timedelta(days=7)
     """How far back the first poll of a stream reaches; a week shows that a new customer works."""
     max_concurrent_polls: Annotated[int, Field(ge=2, le=100_000)] = 512

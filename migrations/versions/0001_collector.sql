@@ -296,7 +296,8 @@ $$;
 -- The owner of schema alertwell (and its members, and superusers) sees all.
 --
 -- Where a relation is large, its view is the union of two branches, of which one never runs: one question with OR could be
--- answered by reading the whole relation alone, and a reader of few tenants would pay for everybody's alerts.
+-- answered by reading the whole relation alone, and a reader of few tenants would pay for everybody's alerts. Each branch
+-- is a security_barrier of its own: PostgreSQL takes a UNION ALL apart without regard to the one around it (tested).
 
 CREATE TABLE alertwell.reader (
     role name NOT NULL,
@@ -328,16 +329,20 @@ SELECT a.*, t.name AS tenant_name, t.labels, t.external_ref
 FROM alertwell.alert a
 LEFT JOIN alertwell.tenant t ON t.tenant_id = a.tenant_id;
 
-CREATE VIEW alertwell.readable_alert WITH (security_barrier) AS
+CREATE VIEW alertwell.alert_for_all WITH (security_barrier) AS
 SELECT a.* FROM alertwell.alert_with_tenant a
-WHERE (SELECT everything FROM alertwell.reader_scope)
-UNION ALL
+WHERE (SELECT everything FROM alertwell.reader_scope);
+
+CREATE VIEW alertwell.alert_for_some WITH (security_barrier) AS
 SELECT a.* FROM alertwell.alert_with_tenant a
 WHERE NOT (SELECT everything FROM alertwell.reader_scope)
   AND EXISTS (SELECT FROM alertwell.reader r WHERE r.role = current_user AND r.tenant_id = a.tenant_id);
 
--- A view's functions run with the reader's rights: these read nothing but their arguments.
-CREATE FUNCTION soc.first_text(raw jsonb, VARIADIC fields text[]) RETURNS text
+CREATE VIEW alertwell.readable_alert WITH (security_barrier) AS
+SELECT * FROM alertwell.alert_for_all UNION ALL SELECT * FROM alertwell.alert_for_some;
+
+-- A view's functions run with the reader's rights (EXECUTE is everybody's, the schema is not): it reads its arguments only.
+CREATE FUNCTION alertwell.first_text(raw jsonb, VARIADIC fields text[]) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE COST 1000
 AS $$
 DECLARE
@@ -351,7 +356,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION soc.first_text(jsonb, text[]) IS 'The first of these fields of a record that is there and not empty.';
+COMMENT ON FUNCTION alertwell.first_text(jsonb, text[]) IS 'The first of these fields of a record that is there and not empty.';
 
 CREATE VIEW soc.alerts AS
 SELECT a.tenant_id,
@@ -361,7 +366,7 @@ SELECT a.tenant_id,
        a.alert_id,
        a.incident_id,
        a.title,
-       soc.first_text(a.raw, 'Description', 'description') AS description,
+       alertwell.first_text(a.raw, 'Description', 'description') AS description,
        (ARRAY['unknown', 'informational', 'low', 'medium', 'high'])[a.severity_rank + 1] AS severity,
        a.severity_rank,
        a.status,
@@ -379,8 +384,8 @@ SELECT a.tenant_id,
        a.classification,
        a.determination,
        a.remediation_action,
-       soc.first_text(a.raw, 'LinkToMTP', 'LinkToWDATP', 'alertWebUrl') AS alert_url,
-       soc.first_text(a.raw, 'IncidentLinkToMTP', 'IncidentLinkToWDATP', 'incidentWebUrl') AS incident_url,
+       alertwell.first_text(a.raw, 'LinkToMTP', 'LinkToWDATP', 'alertWebUrl') AS alert_url,
+       alertwell.first_text(a.raw, 'IncidentLinkToMTP', 'IncidentLinkToWDATP', 'incidentWebUrl') AS incident_url,
        a.event_time,
        a.last_processed_at,
        a.last_processed_at AS source_updated_at,
@@ -412,36 +417,39 @@ COMMENT ON COLUMN soc.alerts.raw_exact IS 'The record''s exact bytes, only where
 CREATE VIEW alertwell.numbered_change AS
 SELECT f.seq,
        c.change_id,
-       f.tenant_id,
+       f.tenant_id::text AS tenant_id,
        t.name AS tenant_name,
        c.source,
        c.full_id,
        a.alert_id,
        c.revision,
        c.kind,
-       c.changed,
+       c.changed::text AS changed,
        c.arrival,
        c.at,
        (ARRAY['unknown', 'informational', 'low', 'medium', 'high'])[a.severity_rank + 1] AS severity,
        a.status,
        a.title,
-       a.raw
+       a.raw::text AS alert,
+       f.tenant_id AS reader_key
 FROM alertwell.feed f
 JOIN alertwell.alert_change c ON c.tenant_id = f.tenant_id AND c.batch = f.batch AND c.n = f.n
 LEFT JOIN alertwell.alert a ON a.tenant_id = f.tenant_id AND a.source = c.source AND a.full_id = c.full_id
 LEFT JOIN alertwell.tenant t ON t.tenant_id = f.tenant_id;
 
-CREATE VIEW soc.change_feed WITH (security_barrier) AS
-SELECT c.seq, c.change_id, c.tenant_id::text AS tenant_id, c.tenant_name, c.source, c.full_id, c.alert_id, c.revision,
-       c.kind, c.changed::text AS changed, c.arrival, c.at, c.severity, c.status, c.title, c.raw::text AS alert
-FROM alertwell.numbered_change c
-WHERE (SELECT everything FROM alertwell.reader_scope)
-UNION ALL
-SELECT c.seq, c.change_id, c.tenant_id::text, c.tenant_name, c.source, c.full_id, c.alert_id, c.revision,
-       c.kind, c.changed::text, c.arrival, c.at, c.severity, c.status, c.title, c.raw::text
-FROM alertwell.numbered_change c
+CREATE VIEW alertwell.change_for_all WITH (security_barrier) AS
+SELECT c.* FROM alertwell.numbered_change c
+WHERE (SELECT everything FROM alertwell.reader_scope);
+
+CREATE VIEW alertwell.change_for_some WITH (security_barrier) AS
+SELECT c.* FROM alertwell.numbered_change c
 WHERE NOT (SELECT everything FROM alertwell.reader_scope)
-  AND EXISTS (SELECT FROM alertwell.reader r WHERE r.role = current_user AND r.tenant_id = c.tenant_id);
+  AND EXISTS (SELECT FROM alertwell.reader r WHERE r.role = current_user AND r.tenant_id = c.reader_key);
+
+CREATE VIEW soc.change_feed WITH (security_barrier) AS
+SELECT c.seq, c.change_id, c.tenant_id, c.tenant_name, c.source, c.full_id, c.alert_id, c.revision, c.kind, c.changed,
+       c.arrival, c.at, c.severity, c.status, c.title, c.alert
+FROM (SELECT * FROM alertwell.change_for_all UNION ALL SELECT * FROM alertwell.change_for_some) c;
 COMMENT ON VIEW soc.change_feed IS
     'Committed changes in the order of seq, dense and gap-free: read seq > the last one seen. Plain types for rising-column readers.';
 COMMENT ON COLUMN soc.change_feed.changed IS 'JSON object {field: [old, new]} of an update.';
@@ -471,6 +479,7 @@ RETURNS TABLE (seq bigint, change_id uuid, tenant_id text, tenant_name text, sou
 LANGUAGE plpgsql STABLE SECURITY INVOKER
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_custom_plan
+SET max_parallel_workers_per_gather = 0
 SET jit = off
 AS $$
 #variable_conflict use_column
@@ -495,7 +504,7 @@ BEGIN
     END IF;
     above := coalesce(after, pruned);
     WHILE above < head AND (missing > 0 OR max_rows IS NULL) LOOP
-        below := least(above + width, head);
+        below := above + least(width, head - above);
         RETURN QUERY
             SELECT c.seq, c.change_id, c.tenant_id, c.tenant_name, c.source, c.full_id, c.alert_id, c.revision, c.kind,
                    c.changed::jsonb, c.arrival, c.at, c.severity, c.status, c.title, c.alert::jsonb
@@ -506,7 +515,7 @@ BEGIN
         GET DIAGNOSTICS found = ROW_COUNT;
         missing := missing - found;
         above := below;
-        width := width * 8;
+        width := least(width, 1::bigint << 57) * 8;
     END LOOP;
 END
 $$;

@@ -46,7 +46,7 @@ class Sealer:
                 cls([key])
             except ValueError:
                 raise errors.BadSetting(
-                    f"{path}: line {number} is not a sealing key (44 characters, as `generate_key` makes them)"
+                    f"{path}: line {number} is not a sealing key (44 characters; to make one: alertwell seal-key --into FILE)"
                 ) from None
             keys.append(key)
         if not keys:

@@ -168,7 +168,11 @@ def _fault(error: Exception) -> errors.PollFailure:
         return errors.Transient(
             "Entra's TLS certificate is not trusted, or TLS fails; behind an inspecting proxy set CA_FILE"
         )
-    if isinstance(error, requests.Timeout | TimeoutError | urllib3.exceptions.TimeoutError):
+    # A time-out inside the body comes wrapped in a ConnectionError.
+    inner = error.args[0] if error.args else None
+    if isinstance(error, requests.Timeout | TimeoutError) or isinstance(
+        inner, urllib3.exceptions.TimeoutError
+    ):
         return errors.Transient("Entra did not answer in time")
     if isinstance(error, requests.ConnectionError):
         return errors.Transient("Entra cannot be reached, or ended the connection")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from service.store import pool
 
 T = TypeVar("T")
+INSUFFICIENT_PRIVILEGE = "42501"
 
 
 def address(settings: Settings) -> str:
@@ -55,4 +56,10 @@ def work(settings: Settings, task: Callable[[pool.Database], Awaitable[T]], *, c
                 await schema.check(database)
             return await task(database)
 
-    return asyncio.run(go())
+    try:
+        return asyncio.run(go())
+    except Exception as error:
+        # Known by its SQLSTATE: the driver's classes do not leave store/.
+        if getattr(error, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
+            raise
+        raise errors.BadInput(f"the database's role lacks a right: {error}") from None

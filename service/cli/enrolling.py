@@ -38,19 +38,14 @@ class Terms:
         return cls(settings.default_sources, settings.cloud, hosts)
 
 
-def guid(text: str, what: str) -> UUID:
-    """A GUID in any of its spellings; `what` says whose, such as `the directory (tenant) id`."""
+def tenant_id(text: str) -> UUID:
+    """A tenant's id, in any spelling of a GUID."""
     try:
         return UUID(text.strip())
     except ValueError:
         raise errors.BadInput(
-            f"{shown(text)} must be {what}, a GUID such as 11111111-1111-1111-1111-111111111111"
+            f"{shown(text)} must be the directory (tenant) id, a GUID such as 11111111-1111-1111-1111-111111111111"
         ) from None
-
-
-def tenant_id(text: str) -> UUID:
-    """The tenant's id."""
-    return guid(text, "the directory (tenant) id")
 
 
 def app_id(text: str) -> str:

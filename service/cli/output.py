@@ -103,9 +103,19 @@ def moment(value: datetime) -> str:
     return value.isoformat().replace("+00:00", "Z")
 
 
+def when(value: datetime | None) -> str | None:
+    """A time for people, to the second."""
+    return None if value is None else moment(value.replace(microsecond=0))
+
+
 def age(seconds: float | None) -> str:
     """`2 h 5 min`, or `-` where nothing is known."""
     return "-" if seconds is None else timestamps.human(timedelta(seconds=max(seconds, 0)))
+
+
+def many(count: int, noun: str) -> str:
+    """`1 gap`, `2 gaps`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def counted(counts: Mapping[str, int]) -> str:

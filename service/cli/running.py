@@ -120,8 +120,6 @@ def healthcheck(
 
     Exit code 0 where it says so within three seconds, else 1.
     """
-    import asyncio
-
     from service import settings
     from service.web import healthcheck as asking
 
@@ -129,7 +127,7 @@ def healthcheck(
     if loaded.http_port == 0:
         raise errors.BadSetting("ALERTWELL_HTTP_PORT='0' takes any free port: the check needs a fixed one")
     address = asking.url(loaded.http_host, loaded.http_port, "/readyz" if ready else "/livez")
-    if not asyncio.run(asking.check(address)):
+    if not asking.check(address):
         output.warn(f"{address} does not answer 200")
         raise typer.Exit(1)
     output.say("ok")

@@ -22,7 +22,7 @@ def tenant(found: Mapping[str, Any]) -> None:
         "place": found["cloud"] if found["region"] is None else f"{found['cloud']}/{found['region']}",
         "external ref": found["external_ref"],
         "labels": labels,
-        "consented": found["consented_at"],
+        "consented": output.when(found["consented_at"]),
         "own app": found["app_id"],
         "polled by": found["polled_by"],
         "alerts held": found["alerts"],
@@ -36,7 +36,10 @@ def tenant(found: Mapping[str, Any]) -> None:
     _section(
         "gaps, newest first (wanted, not proven read yet)",
         ("source", "from", "to", "length", "reason"),
-        [(g["source"], g["gap_from"], g["gap_to"], _length(g), g["reason"]) for g in found["gaps"]],
+        [
+            (g["source"], output.when(g["gap_from"]), output.when(g["gap_to"]), _length(g), g["reason"])
+            for g in found["gaps"]
+        ],
     )
     _section(
         "polls that brought or failed something, newest first",
@@ -44,7 +47,7 @@ def tenant(found: Mapping[str, Any]) -> None:
         [
             (
                 p["source"],
-                p["started_at"],
+                output.when(p["started_at"]),
                 p["outcome"],
                 p["items"],
                 p["inserted"],
@@ -59,7 +62,7 @@ def tenant(found: Mapping[str, Any]) -> None:
         'rejects, newest first (whole: alertwell sql "SELECT raw FROM soc.rejects WHERE id = …")',
         ("id", "source", "received", "seen", "reason"),
         [
-            (r["id"], r["source"], r["received_at"], r["seen_count"], r["reason"])
+            (r["id"], r["source"], output.when(r["received_at"]), r["seen_count"], r["reason"])
             for r in found["rejects"][:LAST]
         ],
     )
@@ -75,10 +78,10 @@ def _stream(stream: Mapping[str, Any]) -> None:
     facts = {
         "parameters": stream["parameters"] or None,
         "data age": None if stream["data_age_seconds"] is None else output.age(stream["data_age_seconds"]),
-        "watermark": stream["watermark"],
-        "proven until": stream["proven_until"],
-        "wanted since": stream["wanted"][0][0] if stream["wanted"] else None,
-        "last success": stream["last_success_at"],
+        "watermark": output.when(stream["watermark"]),
+        "proven until": output.when(stream["proven_until"]),
+        "wanted since": output.when(stream["wanted"][0][0]) if stream["wanted"] else None,
+        "last success": output.when(stream["last_success_at"]),
         "late arrivals": stream["late_arrivals"] or None,
     }
     for fact, value in facts.items():

@@ -60,6 +60,6 @@ def sql(
         output.delimited(columns, shown, tabs=not as_csv)
     else:
         output.table(columns, shown)
-        output.say(f"{len(shown)} row{'' if len(shown) == 1 else 's'}")
+        output.say(output.many(len(shown), "row"))
     if more:
         output.warn(f"only the first {limit} rows are shown; more with --limit")

@@ -106,16 +106,18 @@ def judge(seen: reports.Overview, limit: timedelta) -> Verdict:
             f"{timestamps.human(limit)}"
         )
     if seen.attention:
-        warning.append(f"{len(seen.attention)} streams need attention")
+        warning.append(f"{output.many(len(seen.attention), 'stream')} in need of attention")
     if seen.gaps["count"]:
-        warning.append(f"{seen.gaps['count']} gaps in {seen.gaps['streams']} streams")
+        warning.append(
+            f"{output.many(seen.gaps['count'], 'gap')} in {output.many(seen.gaps['streams'], 'stream')}"
+        )
     grade: Grade = "CRITICAL" if critical else "WARNING" if warning else "OK"
     return Verdict(grade, (*critical, *warning))
 
 
 def nagios(seen: reports.Overview, verdict: Verdict, limit: timedelta) -> str:
     """The first line: grade, reasons or a summary, performance data (value;warning;critical;least)."""
-    summary = f"{sum(seen.streams.values())} streams"
+    summary = output.many(sum(seen.streams.values()), "stream")
     if seen.oldest is not None:
         summary += f", oldest data {output.age(_age(seen))}"
     most = f"{limit.total_seconds():g}"
@@ -135,7 +137,7 @@ def _print(seen: reports.Overview) -> None:
     gaps = "none"
     if seen.gaps["count"]:
         length = timestamps.human(timedelta(seconds=seen.gaps["seconds"]))
-        gaps = f"{seen.gaps['count']} in {seen.gaps['streams']} streams, together {length}"
+        gaps = f"{seen.gaps['count']} in {output.many(seen.gaps['streams'], 'stream')}, together {length}"
     oldest = "-"
     if seen.oldest is not None:
         oldest = (
@@ -146,7 +148,7 @@ def _print(seen: reports.Overview) -> None:
     output.say(f"oldest    {oldest}")
     output.say(f"gaps      {gaps}")
     output.say(f"feed      head {feed['head_seq']}{behind}")
-    polled = f", {seen.unowned} active tenants polled by nobody" if seen.unowned else ""
+    polled = f", {output.many(seen.unowned, 'active tenant')} polled by nobody" if seen.unowned else ""
     output.say(f"replicas  {len(alive)} alive{polled}")
     if seen.replicas:
         output.table(
@@ -156,8 +158,8 @@ def _print(seen: reports.Overview) -> None:
                     r["host"],
                     str(r["replica_id"])[:8],
                     r["version"],
-                    r["started_at"],
-                    r["heartbeat_at"],
+                    output.when(r["started_at"]),
+                    output.when(r["heartbeat_at"]),
                     r["tenants"],
                     "" if r["alive"] else "dead",
                 )
@@ -174,7 +176,7 @@ def _print(seen: reports.Overview) -> None:
                     _nagios_text(s["tenant_name"]),
                     s["source"],
                     s["state"],
-                    s["state_since"],
+                    output.when(s["state_since"]),
                     _nagios_text(s["state_reason"] or ""),
                 )
                 for s in seen.attention[:MOST_LISTED]

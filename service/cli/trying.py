@@ -57,7 +57,17 @@ def demo(
     limit = None if seconds is None else duration("--for", seconds).total_seconds()
     loaded = settings.load()
     from service import demo as demonstration
+    from service.store.embedded import binaries
 
+    try:
+        binaries.find()
+        (loaded.data_dir / demonstration.FOLDER).mkdir(parents=True, exist_ok=True)
+    except errors.EmbeddedUnavailable as error:
+        raise errors.EmbeddedUnavailable(f"{error}; with Docker: docker compose --profile demo up") from None
+    except OSError as error:
+        raise errors.BadSetting(
+            f"ALERTWELL_DATA_DIR={str(loaded.data_dir)!r} cannot be used: {error.strerror}"
+        ) from None
     raise typer.Exit(demonstration.run(loaded, tenants=tenants, seconds=limit, chaos=chaos))
 
 
@@ -98,7 +108,7 @@ def simulate(
     import asyncio
     import sys
 
-    from service import app, log, settings
+    from service import log, process, settings
     from service.simulator import chaos as faults
     from service.simulator import server, world
 
@@ -133,7 +143,7 @@ def simulate(
         return 0
 
     try:
-        raise typer.Exit(app.run_until_signalled(until))
+        raise typer.Exit(process.run_until_signalled(until))
     except OSError as error:
         raise errors.BadInput(
             f"cannot serve on {host}:{port} from {folder}: {error.strerror or error}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -35,7 +34,7 @@ class Owned:
     task: asyncio.Task[None] | None = None
     last_success_at: datetime | None = None
     read_to: datetime | None = None
-    flushed_at: float = field(default_factory=time.monotonic)
+    flushed_at: float = 0.0
     moved: bool = False
 
     @property

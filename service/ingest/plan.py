@@ -107,9 +107,14 @@ def proof(window: model.Window, date: datetime | None, ours: datetime, overlap: 
 
     `ours` is our own clock: an answer without a date, or dated more than a day away from it, proves nothing.
     """
-    if date is None or abs(date - ours) > _DAY:
+    if date is None or not credible(date, ours):
         return Intervals()
     return Intervals.of((window.since, window.until)).below(date - overlap)
+
+
+def credible(date: datetime | None, ours: datetime) -> bool:
+    """Whether an answer's date can prove anything: there is one, and it is less than a day away from our clock."""
+    return date is not None and abs(date - ours) <= _DAY
 
 
 def outside(window: model.Window, times: Sequence[datetime]) -> bool:

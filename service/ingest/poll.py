@@ -24,8 +24,10 @@ _BOTH_HALVES: Final = 3
 """A window and its two halves: where all three fail, the API is at fault."""
 _ALL_QUARTERS: Final = 7
 """And their halves, for what has been failing for a while: two bad records do not look like an API at fault."""
+_DEAD: Final = 16
+"""So many failures in a row, though others of its parts were well: a whole region fails, and is not searched any further."""
 _DEEPEST: Final = 40
-"""So many failures in a row while halving: LIVE_SPAN of years is one millisecond after fewer; then the API is at fault."""
+"""So many answers in a row that are too large: LIVE_SPAN of years is one millisecond after fewer halvings."""
 _PIECES: Final = 128
 _NARROW: Final = timedelta(seconds=1)
 """A gap up to so wide that fails is set aside at once: it should not hold up older ones."""
@@ -59,6 +61,7 @@ class Tally:
     windows: int = 0
     stored: bool = False
     live_date: datetime | None = None
+    undated: bool = False
     gap_error: str | None = None
 
 
@@ -121,12 +124,14 @@ class Poll:
                 raise
             except errors.PollFailure as failure:
                 self._memory.gap_failures += 1
-                # the next one is narrower: it may time out because of its size, or hold several bad records
-                self._memory.width = max(window.span / 4, plan.NARROWEST)
                 self.tally.gap_error = str(failure)
                 if steady or window.span <= _NARROW:
+                    # the next one is wider: where the API has nothing to give for days, one gets past them in few steps
+                    self._memory.width = min(window.span * 2, plan.WIDEST)
                     await self._set_aside(window, failure)
                 else:
+                    # the next one is narrower: it may time out because of its size, or hold several bad records
+                    self._memory.width = max(window.span / 4, plan.NARROWEST)
                     await self._note(window, failure)
                 return
 
@@ -162,12 +167,12 @@ class Poll:
             except errors.PollFailure as failure:
                 in_a_row += 1
                 own = isolate or isinstance(failure, errors.Refused | errors.BadBody)
-                most = _DEEPEST if healthy else _ALL_QUARTERS if isolate else _BOTH_HALVES
+                most = _DEAD if healthy else _ALL_QUARTERS if isolate else _BOTH_HALVES
                 if not own or in_a_row >= most:
                     raise
                 if halves := plan.split(part):
-                    # until something succeeds, the other half is tried before the halves of this one
-                    parts = [*parts, *halves] if healthy else [*halves, *parts]
+                    # everything else is tried before the halves of this one: most of it is well
+                    parts = [*halves, *parts]
                 else:
                     await self._set_aside(part, failure)
             else:
@@ -187,6 +192,7 @@ class Poll:
         tally.counts += got.counts
         tally.windows += 1
         tally.stored = tally.stored or got.stored
+        tally.undated = tally.undated or not got.dated
         if window.kind == "gap" and not got.full:
             self._memory.width = plan.next_width(window.span, got.counts.items, got.size)
         if got.foreign:
@@ -200,6 +206,8 @@ class Poll:
         await self._note(window, failure)
 
     async def _note(self, window: model.Window, failure: errors.PollFailure) -> None:
+        if isinstance(failure, errors.BadBody):
+            self._desk.metrics.source(self.tally.stream.source).rejected(1)
         await streams.note_gap(
             self._desk.database,
             self._lease,

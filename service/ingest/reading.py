@@ -77,7 +77,7 @@ class Desk:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What became of one window: the stream as it is now, what was counted, and whether it is proven.
+    """What became of one window: the stream as it is now, what was counted, and whether its date could prove anything.
 
     `full` asks for the window to be split; `times` are the update times seen, for choosing where.
     """
@@ -86,7 +86,7 @@ class Reading:
     counts: model.Counts
     size: int
     stored: bool
-    proven: bool
+    dated: bool
     full: bool
     foreign: bool
     times: tuple[datetime, ...]
@@ -108,13 +108,18 @@ async def read(
         if desk.clock.ours() - asked < _PROMPT:  # a slow body says nothing about clocks
             desk.clock.learn(answer.date)
         page = source.read(answer.body, window, stream.tenant_id)
+        date, size = answer.date, len(answer.body)
+        del (
+            answer
+        )  # records hold what they need of the body: storing them takes long enough to do without the rest
         times = tuple(alert.last_processed_at for alert in page.alerts)
         foreign = plan.outside(window, times)
+        dated = plan.credible(date, desk.clock.ours())
         proof = Intervals()
         moved = stream.watermark
         if not page.full and not foreign:
             overlap = plan.overlap_of(stream, desk.rules)
-            proof = plan.proof(window, answer.date, desk.clock.ours(), overlap) & stream.wanted
+            proof = plan.proof(window, date, desk.clock.ours(), overlap) & stream.wanted
             moved = plan.watermark(stream, window, times)
         sorted_alerts = alerts.Sorted((), (), 0, 0)
         if page.alerts:
@@ -130,9 +135,8 @@ async def read(
             watermark=moved,
             folded=stream.unfolded | proof,
             dropped=dropped,
-            read_to=answer.date if window.kind == "live" and not page.full and not foreign else None,
+            read_to=date if window.kind == "live" and not page.full and not foreign else None,
         )
-        size = len(answer.body)
         if sorted_alerts.new or sorted_alerts.newer or page.rejects or dropped:
             counts = await storing.store(desk.database, lease, stream.source, poll, harvest)
             unfolded, stored = Intervals(), True
@@ -148,4 +152,4 @@ async def read(
     measured.counts(counts)
     measured.rejected(counts.rejected)
     now = replace(stream, coverage=coverage - dropped, unfolded=unfolded, watermark=moved)
-    return Reading(now, counts, size, stored, bool(proof), page.full, foreign, times)
+    return Reading(now, counts, size, stored, dated, page.full, foreign, times)

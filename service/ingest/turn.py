@@ -18,6 +18,9 @@ from service.store import storing, streams
 
 _DATABASE_PAUSE = 5.0
 _GAP_BACKOFF_MOST = 15 * 60.0
+_UNDATED = (
+    "the answers' Date header is missing or more than a day off: alerts are stored, nothing can be proven"
+)
 _log = structlog.get_logger(__name__)
 
 
@@ -124,14 +127,16 @@ class Turn:
         if not self._live and stream.state not in ("ok", "catching_up"):
             return  # gaps alone say nothing about the live window
         verdict = pacing.complete(self._interval, gaps_left=bool(self._poll.open_gaps()), dice=self._dice)
-        if (stream.state, stream.state_reason, stream.failures) == (verdict.state, None, 0):
+        reason = _UNDATED if self._poll.tally.undated else None
+        if (stream.state, stream.state_reason, stream.failures) == (verdict.state, reason, 0):
             return
+        owned.flushed_at = 0.0  # what brought the change should be seen with it, not a minute later
         await streams.show_state(
-            self._desk.database, owned.lease, stream.source, state=verdict.state, reason=None, failures=0
+            self._desk.database, owned.lease, stream.source, state=verdict.state, reason=reason, failures=0
         )
         if stream.failures:
             _log.info("stream_recovered", was=stream.state, failures=stream.failures)
-        owned.stream = replace(stream, state=verdict.state, state_reason=None, failures=0)
+        owned.stream = replace(stream, state=verdict.state, state_reason=reason, failures=0)
 
     async def _failed(self, failure: errors.PollFailure) -> None:
         owned = self._owned
@@ -149,6 +154,8 @@ class Turn:
         )
         owned.first = False
         owned.due = owned.gap_due = now + verdict.delay
+        if isinstance(failure, errors.BadBody):
+            self._desk.metrics.source(owned.stream.source).rejected(1)
         if owned.stream.failures == 0:
             # said once, then quiet until it is over: /metrics and soc.coverage have it all the time
             _log.warning("stream_failing", state=verdict.state, reason=verdict.reason)

@@ -42,49 +42,64 @@ INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
 SELECT $1, batch.number, cardinality($3) FROM batch
 """  # noqa: S608 - made of constants
 
-# What of a row counts as content: a change says {field: [old, new]} over these and over the record's own scalar fields.
+# What of a row counts as content: a change says {field: [old, new]} over these columns (the rank as soc shows it) and over
+# the record's own fields as `raw.…`.
 _BOOKKEEPING: Final = (
     "'{tenant_id,source,full_id,first_seen_at,updated_at,content_hash,revision,arrival,source_updated_text,"
-    "raw,raw_exact}'::text[]"
+    "severity_rank,raw,raw_exact}'::text[]"
 )
-_DOCUMENT: Final = """(
-    SELECT jsonb_object_agg(key, CASE WHEN jsonb_typeof(value) IN ('object', 'array') THEN 'null' ELSE value END)
-    FROM (SELECT key, value FROM jsonb_each(to_jsonb({row}) - {bookkeeping})
-          UNION ALL SELECT 'raw.' || key, value FROM jsonb_each({row}.raw)
-                    WHERE jsonb_typeof({row}.raw) = 'object') AS field
+_SEVERITIES: Final = "'{" + ",".join(model.SEVERITIES) + "}'::text[]"
+_FIELDS_OF: Final = """(
+    SELECT key, value FROM jsonb_each(to_jsonb({row}) - {bookkeeping})
+    UNION ALL SELECT 'severity', to_jsonb(({severities})[{row}.severity_rank + 1])
+    UNION ALL SELECT 'raw.' || key, value FROM jsonb_each({row}.raw) WHERE jsonb_typeof({row}.raw) = 'object'
 )"""
+# A large nested value is not repeated in the feed: its field is named, with null in its place.
+_SHOWN: Final = """CASE WHEN jsonb_typeof({value}) IN ('object', 'array') AND octet_length({value}::text) > 1000
+                     THEN 'null' ELSE {value} END"""
+
+
+def _fields_of(row: str) -> str:
+    return _FIELDS_OF.format(row=row, bookkeeping=_BOOKKEEPING, severities=_SEVERITIES)
+
 
 _UPDATE: Final = f"""
 WITH batch AS MATERIALIZED (
     SELECT nextval('alertwell.change_batch') AS number
 ), i AS MATERIALIZED (
-    SELECT * FROM {_INCOMING}
-), before AS MATERIALIZED (  -- as this statement's snapshot sees it: the rows before the update below
-    SELECT a.full_id, a FROM alertwell.alert a JOIN i ON i.full_id = a.full_id WHERE a.tenant_id = $1 AND a.source = $2
+    SELECT {_VALUES}, i.arrival, i.n FROM {_INCOMING}
+), before AS MATERIALIZED (  -- locked, so that what retention deletes meanwhile is missing here
+    SELECT a.full_id, a AS was
+    FROM alertwell.alert a JOIN i ON i.full_id = a.full_id
+    WHERE a.tenant_id = $1 AND a.source = $2
+    FOR NO KEY UPDATE OF a
 ), stored AS (
     UPDATE alertwell.alert a
-    SET ({_COLUMNS}) = ({_VALUES}),
+    SET ({_COLUMNS}) = ({", ".join("i." + name for name in _FIELDS)}),
         revision = a.revision + 1, updated_at = now()
-    FROM i
+    FROM i JOIN before b ON b.full_id = i.full_id
     WHERE a.tenant_id = $1 AND a.source = $2 AND a.full_id = i.full_id
       AND i.last_processed_at >= a.last_processed_at
-      AND (a.raw, a.raw_exact) IS DISTINCT FROM (i.raw::jsonb, i.raw_exact)
-    RETURNING a, i.n, i.arrival AS now_arrival
+      AND (a.raw, a.raw_exact) IS DISTINCT FROM (i.raw, i.raw_exact)
+    RETURNING a AS is, b.was, i.n, i.arrival AS now_arrival
 ), changes AS (
     INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id, changed)
-    SELECT $1, batch.number, s.n, (s.a).revision, 'updated', s.now_arrival, $2, (s.a).full_id,
-           (SELECT jsonb_object_agg(coalesce(o.key, w.key), jsonb_build_array(o.value, w.value))
-            FROM jsonb_each({_DOCUMENT.format(row="(b.a)", bookkeeping=_BOOKKEEPING)}) AS o
-            FULL JOIN jsonb_each({_DOCUMENT.format(row="(s.a)", bookkeeping=_BOOKKEEPING)}) AS w ON w.key = o.key
+    SELECT $1, batch.number, s.n, (s.is).revision, 'updated', s.now_arrival, $2, (s.is).full_id,
+           (SELECT coalesce(jsonb_object_agg(coalesce(o.key, w.key),
+                                             jsonb_build_array({_SHOWN.format(value="o.value")},
+                                                               {_SHOWN.format(value="w.value")})), '{{}}')
+            FROM {_fields_of("(s.was)")} AS o
+            FULL JOIN {_fields_of("(s.is)")} AS w ON w.key = o.key
             WHERE o.value IS DISTINCT FROM w.value)
-    FROM batch, stored s JOIN before b ON b.full_id = (s.a).full_id
+    FROM batch, stored s
     RETURNING full_id
 ), noted AS (
     INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
     SELECT $1, batch.number, counted.changes FROM batch, (SELECT count(*) AS changes FROM changes) counted
     WHERE counted.changes > 0
 )
-SELECT full_id FROM changes
+SELECT (SELECT count(*) FROM changes) AS changed,
+       ARRAY(SELECT i.n::int FROM i WHERE NOT EXISTS (SELECT FROM before b WHERE b.full_id = i.full_id)) AS missing
 """  # noqa: S608 - made of constants
 
 
@@ -101,7 +116,10 @@ class Sorted:
 async def sort(
     database: pool.Database, tenant_id: UUID, source: str, alerts: Sequence[model.Alert]
 ) -> Sorted:
-    """Compare keys, times and hashes: nothing that is held already is uploaded, and no row is locked for it."""
+    """Compare keys, times and hashes: nothing that is held already is uploaded, and no row is locked for it.
+
+    A key that PostgreSQL cannot hold is new: storing it makes it a reject.
+    """
     async with database.connection() as connection:
         rows = await connection.fetch(
             """
@@ -111,7 +129,7 @@ async def sort(
             """,
             tenant_id,
             source,
-            [alert.full_id for alert in alerts],
+            [alert.full_id if _is_text(alert.full_id) else None for alert in alerts],
         )
     held: dict[int, tuple[datetime, int]] = {row[0] - 1: (row[1], row[2]) for row in rows}
     new: list[model.Alert] = []
@@ -162,16 +180,31 @@ async def update(
     alerts: Sequence[model.Alert],
     arrivals: Sequence[str],
 ) -> int:
-    """Replace alerts by newer content, each with its `updated` change; how many really differed comes back."""
-    rows = await connection.fetch(_UPDATE, tenant_id, source, _records(alerts, arrivals))
-    return len(rows)
+    """Replace alerts by newer content, each with its `updated` change; how many really differed comes back.
+
+    One that retention has deleted since `sort` saw it is inserted anew and counts too.
+    """
+    row = await connection.fetchrow(_UPDATE, tenant_id, source, _records(alerts, arrivals))
+    assert row is not None  # noqa: S101 - one row whatever was stored
+    missing = [place - 1 for place in row["missing"]]
+    if missing:
+        await insert(
+            connection, tenant_id, source, [alerts[n] for n in missing], [arrivals[n] for n in missing]
+        )
+    return int(row["changed"]) + len(missing)
 
 
-def unstorable(error: Exception) -> bool:
-    """Whether PostgreSQL (or the driver) refuses a value itself: SQLSTATE class 22 or 54, or it cannot be encoded."""
-    if isinstance(error, asyncpg.PostgresError):
-        return (error.sqlstate or "").startswith(("22", "54"))
-    return isinstance(error, asyncpg.exceptions.DataError | UnicodeEncodeError)
+def unstorable(error: asyncpg.PostgresError) -> bool:
+    """Whether PostgreSQL, or the driver in its name, refuses a value itself: SQLSTATE class 22 or 54."""
+    return (error.sqlstate or "").startswith(("22", "54"))
+
+
+def _is_text(key: str) -> bool:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in key
 
 
 def _records(alerts: Sequence[model.Alert], arrivals: Sequence[str]) -> list[tuple[Any, ...]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from service.store import pool
+from service.store import pool, retention
 
 _LOCK = 0x66656564  # one sequencer at a time, whichever replica it runs on
 _JUMP = 2**32
@@ -33,7 +33,8 @@ async def number(database: pool.Database) -> int:
             """
             WITH taken AS (
                 DELETE FROM alertwell.unnumbered
-                WHERE ctid = ANY (ARRAY(SELECT ctid FROM alertwell.unnumbered ORDER BY at, batch LIMIT $2))
+                WHERE ctid = ANY (ARRAY(  -- by batch: an alert's changes in their order; locked is what a purge deletes
+                    SELECT ctid FROM alertwell.unnumbered ORDER BY batch LIMIT $2 FOR UPDATE SKIP LOCKED))
                 RETURNING tenant_id, batch
             ), given AS (
                 INSERT INTO alertwell.feed (seq, tenant_id, batch, n)
@@ -46,10 +47,9 @@ async def number(database: pool.Database) -> int:
             last,
             _BATCHES,
         )
-        await connection.execute(
-            "UPDATE alertwell.feed_head SET last_seq = $1::bigint + $2::bigint", last, numbered
-        )
-        await connection.execute("SELECT pg_notify('soc_changes', $1)", str(last + numbered))
+        if numbered:
+            await connection.execute("UPDATE alertwell.feed_head SET last_seq = $1::bigint", last + numbered)
+            await connection.execute("SELECT pg_notify('soc_changes', $1)", str(last + numbered))
         return int(numbered)
 
 
@@ -103,13 +103,15 @@ async def prune(database: pool.Database, *, older_than: timedelta, limit: int) -
     The feed is cut from its old end only, and `soc.feed` moves with it: a reader that fell behind gets an error.
     """
     async with database.transaction() as connection:
-        await connection.fetchval("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        if not await retention.begin(connection):
+            return 0
         row = await connection.fetchrow(
             """
             WITH old AS (
                 SELECT f.seq, f.tenant_id, f.batch, f.n, c.at
-                FROM (SELECT * FROM alertwell.feed ORDER BY seq LIMIT $2) f
-                JOIN alertwell.alert_change c USING (tenant_id, batch, n)
+                FROM (SELECT f.* FROM alertwell.feed f
+                      WHERE f.seq > (SELECT pruned_to FROM alertwell.feed_head) ORDER BY f.seq LIMIT $2) f
+                LEFT JOIN alertwell.alert_change c USING (tenant_id, batch, n)
             ), cut AS (  -- everything before the first one that is kept
                 SELECT coalesce(min(seq) - 1, (SELECT max(seq) FROM old)) AS seq
                 FROM old WHERE at >= now() - $1::interval

@@ -2,6 +2,9 @@
 
 A lease is taken by growing its epoch. Whatever an older epoch still has in flight finds no row in `fence` and writes
 nothing. Anything that changes what an owner has read of a tenant (paused, new parameters, a rewind) grows the epoch too.
+
+Locks are taken in one order, or two transactions would wait for each other: tenant, lease (by tenant_id), stream,
+stream_progress, and the roster last.
 """
 
 from __future__ import annotations
@@ -44,7 +47,12 @@ async def heartbeat(
             version,
         )
         await connection.execute(
-            "DELETE FROM alertwell.replica WHERE heartbeat_at < now() - make_interval(secs => $1)", ttl * 20
+            """
+            DELETE FROM alertwell.replica WHERE replica_id IN (
+                SELECT replica_id FROM alertwell.replica WHERE heartbeat_at < now() - make_interval(secs => $1)
+                FOR UPDATE SKIP LOCKED)
+            """,
+            ttl * 20,
         )
         row = await connection.fetchrow(
             """
@@ -66,7 +74,14 @@ async def retire(database: pool.Database, replica_id: UUID) -> None:
     """Say goodbye: our leases are free at once, and nobody waits for our heartbeat to grow old."""
     async with database.transaction() as connection:
         await connection.execute(
-            "UPDATE alertwell.lease SET owner = NULL, epoch = epoch + 1 WHERE owner = $1", replica_id
+            """
+            WITH ours AS MATERIALIZED (
+                SELECT tenant_id FROM alertwell.lease WHERE owner = $1 ORDER BY tenant_id FOR NO KEY UPDATE
+            )
+            UPDATE alertwell.lease l SET owner = NULL, epoch = l.epoch + 1
+            FROM ours WHERE l.tenant_id = ours.tenant_id
+            """,
+            replica_id,
         )
         await connection.execute("DELETE FROM alertwell.replica WHERE replica_id = $1", replica_id)
 
@@ -82,18 +97,22 @@ async def claim(database: pool.Database, replica_id: UUID, *, limit: int, ttl: f
     async with database.transaction() as connection:
         rows = await connection.fetch(
             """
-            WITH free AS (
-                SELECT l.tenant_id
+            WITH free AS MATERIALIZED (
+                SELECT l.tenant_id, l.epoch
                 FROM alertwell.lease l
                 JOIN alertwell.tenant t ON t.tenant_id = l.tenant_id AND t.state = 'active'
                 WHERE NOT EXISTS (  -- an owner whose heartbeat is fresh
                     SELECT FROM alertwell.replica r
                     WHERE r.replica_id = l.owner AND r.heartbeat_at > now() - make_interval(secs => $3))
+            ), taken AS MATERIALIZED (
+                -- a lease that changed since the snapshot was taken has another epoch: it is not free any more
+                SELECT l.tenant_id
+                FROM alertwell.lease l JOIN free ON free.tenant_id = l.tenant_id AND free.epoch = l.epoch
                 LIMIT $2
                 FOR UPDATE OF l SKIP LOCKED
             )
             UPDATE alertwell.lease l SET owner = $1, epoch = l.epoch + 1
-            FROM free WHERE l.tenant_id = free.tenant_id
+            FROM taken WHERE l.tenant_id = taken.tenant_id
             RETURNING l.tenant_id, l.epoch
             """,
             replica_id,
@@ -123,9 +142,16 @@ async def release(database: pool.Database, leases: Iterable[model.Lease]) -> Non
     async with database.connection() as connection:
         await connection.execute(
             """
+            WITH ours AS MATERIALIZED (
+                SELECT l.tenant_id
+                FROM alertwell.lease l
+                JOIN unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS given (tenant_id, owner, epoch)
+                  ON l.tenant_id = given.tenant_id AND l.owner = given.owner AND l.epoch = given.epoch
+                ORDER BY l.tenant_id
+                FOR NO KEY UPDATE OF l
+            )
             UPDATE alertwell.lease l SET owner = NULL, epoch = l.epoch + 1
-            FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS given (tenant_id, owner, epoch)
-            WHERE l.tenant_id = given.tenant_id AND l.owner = given.owner AND l.epoch = given.epoch
+            FROM ours WHERE l.tenant_id = ours.tenant_id
             """,
             [lease.tenant_id for lease in listed],
             [lease.owner for lease in listed],
@@ -153,6 +179,7 @@ async def fence_all(connection: pool.Connection, leases: Sequence[model.Lease]) 
         FROM alertwell.lease l
         JOIN unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS ours (tenant_id, owner, epoch)
           ON l.tenant_id = ours.tenant_id AND l.owner = ours.owner AND l.epoch = ours.epoch
+        ORDER BY l.tenant_id
         FOR SHARE OF l
         """,
         [lease.tenant_id for lease in leases],
@@ -162,8 +189,19 @@ async def fence_all(connection: pool.Connection, leases: Sequence[model.Lease]) 
     return {row["tenant_id"] for row in rows}
 
 
+async def lock(connection: pool.Connection, tenant_ids: Sequence[UUID]) -> None:
+    """Wait for the writes of polls that are under way in these tenants, and keep new ones out until the transaction ends."""
+    await connection.execute(
+        """
+        SELECT FROM alertwell.lease WHERE tenant_id = ANY ($1::uuid[]) ORDER BY tenant_id FOR NO KEY UPDATE
+        """,
+        tenant_ids,
+    )
+
+
 async def changed(connection: pool.Connection, tenant_ids: Sequence[UUID]) -> None:
     """What an owner has read of these tenants is out of date: it reads anew, and older polls write nothing."""
+    await lock(connection, tenant_ids)
     await connection.execute(
         "UPDATE alertwell.lease SET epoch = epoch + 1 WHERE tenant_id = ANY ($1::uuid[])", tenant_ids
     )

@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
+from urllib.parse import parse_qsl
 
 import asyncpg
 import structlog
@@ -21,9 +22,22 @@ Connection: TypeAlias = (
     "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 )
 
-# What says "the server is not there or not able now", beside the connection classes (08, 57P): too many connections,
-# out of disk or memory, read-only (a standby that was the primary), and its cousins of class 53.
-_PASSING_STATES = ("08", "53", "57P", "25006", "57014", "40", "55P03", "XX")
+# What says "the server is not there or not able now": the connection (08, 57P), too many of them and no disk or memory (53),
+# read-only or in recovery (25006, 55: a primary that became a standby), cancelled, deadlocked, and a password or database
+# that was changed under our feet (28, 3D; at the start those are a person's mistake).
+_PASSING_STATES = ("08", "25006", "28", "3D", "40", "53", "55", "57014", "57P", "XX")
+_READ_ONLY = ("25006", "55000")
+_SESSION = {
+    "application_name": "alertwell",
+    "timezone": "UTC",
+    "jit": "off",
+    "default_transaction_isolation": "read committed",
+    # a replica that vanished in mid-transaction must not keep its leases locked until TCP gives up (2 hours)
+    "idle_in_transaction_session_timeout": "60s",
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
 _log = structlog.get_logger(__name__)
 
 
@@ -36,14 +50,29 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection in autocommit: each statement is its own transaction."""
-        async with _translated(), self._pool.acquire() as connection:
+        async with self._turned(), _translated(), self._pool.acquire() as connection:
             yield connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A connection inside one transaction (READ COMMITTED): committed at the end, undone by any exception."""
-        async with _translated(), self._pool.acquire() as connection, connection.transaction():
+        async with (
+            self._turned(),
+            _translated(),
+            self._pool.acquire() as connection,
+            connection.transaction(),
+        ):
             yield connection
+
+    @asynccontextmanager
+    async def _turned(self) -> AsyncIterator[None]:
+        # After a failover the old primary may answer on as a standby: look for the new one.
+        try:
+            yield
+        except errors.DatabaseUnavailable as error:
+            if getattr(error.__cause__, "sqlstate", None) in _READ_ONLY:
+                await self._pool.expire_connections()
+            raise
 
     async def ping(self) -> None:
         """Raise DatabaseUnavailable unless the server answers."""
@@ -73,26 +102,36 @@ async def _translated() -> AsyncIterator[None]:
 
 
 async def connect(dsn: str) -> asyncpg.Connection[asyncpg.Record]:
-    """One connection outside the pool, for migrations and one-off commands."""
+    """One connection outside the pool, for migrations and one-off commands.
+
+    Raises BadSetting where the address, the user, the password or the database is wrong, DatabaseUnavailable.
+    """
     async with _translated():
         try:
-            return await asyncpg.connect(dsn, timeout=10)
-        except (ValueError, asyncpg.ClientConfigurationError) as error:
+            return await asyncpg.connect(dsn, timeout=10, **_writable(dsn))
+        except asyncpg.ClientConfigurationError as error:
+            raise errors.BadSetting(f"ALERTWELL_DATABASE_URL: {error}") from error
+        except ValueError:  # quotes what it stumbled over, which may be a part of the password
             raise errors.BadSetting(
-                f"ALERTWELL_DATABASE_URL: {error}; expected postgresql://user@host/database"
-            ) from error
+                "ALERTWELL_DATABASE_URL cannot be read; expected postgresql://user:password@host:5432/database, with "
+                "/ : @ ? # and % in the password percent-encoded"
+            ) from None
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
             raise errors.BadSetting(f"ALERTWELL_DATABASE_URL: PostgreSQL says: {error}") from error
 
 
 @asynccontextmanager
 async def open_database(dsn: str, *, size: int = 16, patient: bool = False) -> AsyncIterator[Database]:
-    """A pool for as long as the context lasts. `patient` waits for a server that is not there yet, and says so."""
+    """A pool for as long as the context lasts. `patient` waits for a server that is not there yet, and says so.
+
+    Where the address names several hosts, the one that takes writes is used. Raises BadSetting, DatabaseUnavailable.
+    """
     delay = 0.5
     while True:
         try:
             probe = await connect(dsn)
             await probe.close()
+            pool = await _open_pool(dsn, size)
             break
         except errors.DatabaseUnavailable as error:
             if not patient:
@@ -100,16 +139,6 @@ async def open_database(dsn: str, *, size: int = 16, patient: bool = False) -> A
             _log.warning("database_unavailable", error=str(error), next_try_seconds=delay)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 15)
-    async with _translated():
-        pool = await asyncpg.create_pool(
-            dsn,
-            min_size=1,
-            max_size=size,
-            init=_prepare,
-            command_timeout=60,
-            max_inactive_connection_lifetime=300,
-            server_settings={"application_name": "alertwell", "timezone": "UTC", "jit": "off"},
-        )
     try:
         yield Database(pool)
     finally:
@@ -117,6 +146,27 @@ async def open_database(dsn: str, *, size: int = 16, patient: bool = False) -> A
             await asyncio.wait_for(pool.close(), 5)
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             pool.terminate()
+
+
+async def _open_pool(dsn: str, size: int) -> asyncpg.Pool[asyncpg.Record]:
+    async with _translated():
+        return await asyncpg.create_pool(
+            dsn,
+            min_size=1,
+            max_size=size,
+            init=_prepare,
+            command_timeout=60,
+            max_inactive_connection_lifetime=300,
+            server_settings=_SESSION,
+            **_writable(dsn),
+        )
+
+
+def _writable(dsn: str) -> dict[str, Any]:
+    named, _, rest = dsn.partition("://")[2].partition("/")
+    options = dict(parse_qsl(rest.partition("?")[2]))
+    several = "," in named.rpartition("@")[2] or "," in options.get("host", "")
+    return {"target_session_attrs": "read-write"} if several and "target_session_attrs" not in options else {}
 
 
 async def _prepare(connection: Connection) -> None:

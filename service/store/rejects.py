@@ -9,12 +9,15 @@ from uuid import UUID
 from service import model
 from service.store import pool
 
+_REASON_MOST = 2000
+
 
 async def keep(
     connection: pool.Connection, tenant_id: UUID, source: str, rejects: Sequence[model.Reject]
 ) -> None:
     """Store rejects, one row a distinct (reason, bytes)."""
-    unique = {_digest(reject): reject for reject in rejects}
+    cleaned = [model.Reject(holdable(reject.reason) or "", reject.raw) for reject in rejects]
+    unique = {_digest(reject): reject for reject in cleaned}
     await connection.execute(
         """
         INSERT INTO alertwell.reject AS r (tenant_id, source, digest, reason, raw)
@@ -33,6 +36,7 @@ async def keep_sample(
     connection: pool.Connection, tenant_id: UUID, source: str, reason: str, sample: bytes
 ) -> None:
     """Keep one sample of a body a (stream, reason): bodies of error pages differ each time, the reason does not."""
+    reason = holdable(reason) or ""
     await connection.execute(
         """
         INSERT INTO alertwell.reject AS r (tenant_id, source, digest, reason, raw) VALUES ($1, $2, $3, $4, $5)
@@ -46,5 +50,12 @@ async def keep_sample(
     )
 
 
+def holdable(reason: str | None) -> str | None:
+    """A reason as a text column can hold it: what a hostile answer put into it (NUL, lone surrogates, a novel) costs nothing."""
+    if reason is None:
+        return None
+    return reason[:_REASON_MOST].encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
 def _digest(reject: model.Reject) -> bytes:
-    return hashlib.sha256(reject.reason.encode("utf-8", "replace") + b"\0" + reject.raw).digest()
+    return hashlib.sha256(reject.reason.encode() + b"\0" + reject.raw).digest()

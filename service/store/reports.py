@@ -187,7 +187,7 @@ async def tenant(database: pool.Database, tenant_id: UUID) -> dict[str, Any]:
         """,
         tenant_id,
     )
-    spans = "(SELECT coalesce(jsonb_agg(jsonb_build_array(lower(r), upper(r))), '[]') FROM unnest(c.{0}) r) AS {0}"
+    spans = "coalesce((SELECT array_agg(ARRAY[lower(r), upper(r)] ORDER BY r) FROM unnest(c.{0}) r), '{{}}') AS {0}"
     streams = await fetch(
         database,
         f"""

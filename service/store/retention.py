@@ -1,18 +1,27 @@
-"""Retention: what is past its time goes in small batches, each its own short transaction."""
+"""Retention: what is past its time goes in small batches, each its own short transaction.
+
+The horizon of alerts is the start of a day (UTC): wanted and coverage give up whole days first, then alerts before the same
+moment are deleted. So what coverage still claims is still held.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import UUID
 
-from service.store import pool
+from service.store import leases, pool
 
 _BATCH = 2000
+_STREAMS = 500
 _LOCK = 0x72657465
+
+_HORIZON = "date_trunc('day', now() - $1::interval, 'UTC')"
 
 _STATEMENTS = {
     "alerts": """
         DELETE FROM alertwell.alert WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM alertwell.alert WHERE last_processed_at < now() - $1::interval LIMIT $2))
+            SELECT ctid FROM alertwell.alert
+            WHERE last_processed_at < date_trunc('day', now() - $1::interval, 'UTC') LIMIT $2))
     """,
     "polls": """
         DELETE FROM alertwell.poll WHERE ctid = ANY (ARRAY(
@@ -25,10 +34,20 @@ _STATEMENTS = {
 }
 
 
+async def begin(connection: pool.Connection) -> bool:
+    """Whether this transaction may delete in bulk: one at a time does, or two would wait for each other's rows."""
+    return bool(await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK))
+
+
+async def wait(connection: pool.Connection) -> None:
+    """The same for somebody who cannot come back later."""
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+
+
 async def prune(database: pool.Database, what: str, keep: timedelta) -> int:
     """Delete one batch of `alerts`, `polls` or `rejects` older than `keep`; 0 when nothing is left to delete."""
     async with database.transaction() as connection:
-        if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK):
+        if not await begin(connection):
             return 0  # another replica is at it
         done = await connection.execute(_STATEMENTS[what], keep, _BATCH)
     return int(done.removeprefix("DELETE "))
@@ -37,25 +56,56 @@ async def prune(database: pool.Database, what: str, keep: timedelta) -> int:
 async def shrink(database: pool.Database, keep: timedelta) -> int:
     """Stop promising what is past retention: wanted and coverage lose it together. How many streams shrank comes back.
 
-    Their leases' epochs grow, so that no owner goes on with an older picture.
+    Their leases' epochs grow, so that no owner goes on with an older picture. A few hundred streams a transaction.
     """
-    async with database.transaction() as connection:
-        rows = await connection.fetch(
-            """
-            WITH horizon AS (
-                SELECT tstzmultirange(tstzrange(date_trunc('day', now() - $1::interval), NULL)) AS kept
-            ), shrunk AS (
-                UPDATE alertwell.stream s
-                SET wanted = s.wanted * h.kept, coverage = s.coverage * h.kept, backfill = s.backfill * h.kept
-                FROM horizon h WHERE NOT s.wanted <@ h.kept OR NOT s.coverage <@ h.kept
-                RETURNING s.tenant_id
-            )
-            UPDATE alertwell.lease l SET epoch = l.epoch + 1
-            WHERE l.tenant_id IN (SELECT tenant_id FROM shrunk)
-            RETURNING l.tenant_id
-            """,
-            keep,
+    shrunk = 0
+    while True:
+        async with database.transaction() as connection:
+            tenant_ids = await _past(connection, keep) if await begin(connection) else []
+            if not tenant_ids:
+                return shrunk
+            await leases.lock(connection, tenant_ids)
+            shrunk += await _shrink(connection, tenant_ids, keep)
+            await leases.changed(connection, tenant_ids)
+
+
+async def _past(connection: pool.Connection, keep: timedelta) -> list[UUID]:
+    rows = await connection.fetch(
+        f"""
+        SELECT DISTINCT s.tenant_id
+        FROM alertwell.stream s
+        LEFT JOIN alertwell.stream_progress p ON p.tenant_id = s.tenant_id AND p.source = s.source
+        WHERE least(lower(s.wanted), lower(s.coverage), lower(s.backfill), lower(p.proven)) < {_HORIZON}
+        LIMIT $2
+        """,  # noqa: S608 - made of constants
+        keep,
+        _STREAMS,
+    )
+    return [row["tenant_id"] for row in rows]
+
+
+async def _shrink(connection: pool.Connection, tenant_ids: list[UUID], keep: timedelta) -> int:
+    rows = await connection.fetch(
+        f"""
+        WITH kept AS (
+            SELECT tstzmultirange(tstzrange({_HORIZON}, NULL)) AS days, {_HORIZON} AS since
+        ), shrunk AS (
+            UPDATE alertwell.stream s
+            SET wanted = s.wanted * k.days, coverage = s.coverage * k.days, backfill = s.backfill * k.days
+            FROM kept k
+            WHERE s.tenant_id = ANY ($2::uuid[])
+              AND NOT (s.wanted <@ k.days AND s.coverage <@ k.days AND s.backfill <@ k.days)
+            RETURNING s.tenant_id
+        ), progress AS (
+            UPDATE alertwell.stream_progress p SET proven = nullif(p.proven * tstzrange(k.since, NULL), 'empty')
+            FROM kept k WHERE p.tenant_id = ANY ($2::uuid[]) AND lower(p.proven) < k.since
+        ), reasons AS (
+            DELETE FROM alertwell.gap_reason r USING kept k
+            WHERE r.tenant_id = ANY ($2::uuid[]) AND upper(r.span) <= k.since
         )
-        if rows:
-            await connection.execute("UPDATE alertwell.roster SET version = version + 1")
+        SELECT FROM shrunk
+        """,  # noqa: S608 - made of constants
+        keep,
+        tenant_ids,
+    )
     return len(rows)

@@ -31,6 +31,7 @@ async def migrate(dsn: str) -> int:
 
     Lock and statement limits keep a migration from queueing in front of a running service for long.
     """
+    import asyncpg
     from sqlalchemy import text
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.ext.asyncio import create_async_engine
@@ -51,10 +52,9 @@ async def migrate(dsn: str) -> int:
             await connection.commit()
             found = await connection.execute(text("SELECT revision FROM alertwell.schema_version"))
             return int(found.scalar_one())
-    except DBAPIError as error:
-        raise errors.SchemaMismatch(
-            f"the migration did not run: {str(error.orig).splitlines()[0]}"
-        ) from error
+    except (DBAPIError, asyncpg.PostgresError) as error:
+        said = str(error.orig if isinstance(error, DBAPIError) else error)
+        raise errors.SchemaMismatch(f"the migration did not run: {said.splitlines()[0]}") from error
     finally:
         await engine.dispose()
 

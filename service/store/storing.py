@@ -59,7 +59,7 @@ async def store(
     """Store a harvest; what became of each item comes back. Raises LeaseLost (nothing written), DatabaseUnavailable."""
     try:
         return await _store(database, lease, source, poll, harvest, careful=False)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, UnicodeEncodeError) as error:
+    except asyncpg.PostgresError as error:
         if not alert_rows.unstorable(error):
             raise
     return await _store(database, lease, source, poll, harvest, careful=True)
@@ -121,7 +121,7 @@ async def _write_halving(
             return await write(
                 connection, tenant_id, source, part, [harvest.arrival(alert) for alert in part]
             )
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, UnicodeEncodeError) as error:
+    except asyncpg.PostgresError as error:
         if not alert_rows.unstorable(error):
             raise
         if len(part) == 1:
@@ -141,17 +141,20 @@ async def _write_halving(
 async def _move(connection: pool.Connection, lease: model.Lease, source: str, harvest: Harvest) -> None:
     await connection.execute(
         """
-        WITH stream AS (
-            UPDATE alertwell.stream
-            SET coverage = coverage + $3::tstzmultirange - $4::tstzmultirange, watermark = greatest(watermark, $5)
-            WHERE tenant_id = $1 AND source = $2
+        WITH moved AS (
+            UPDATE alertwell.stream s
+            SET coverage = s.coverage + coalesce(tstzmultirange(p.proven), '{}') + $3::tstzmultirange - $4::tstzmultirange,
+                watermark = greatest(s.watermark, $5)
+            FROM alertwell.stream_progress p
+            WHERE s.tenant_id = $1 AND s.source = $2 AND p.tenant_id = s.tenant_id AND p.source = s.source
+            RETURNING s.tenant_id, s.source, s.coverage
         ), healed AS (
-            DELETE FROM alertwell.gap_reason r
-            WHERE r.tenant_id = $1 AND r.source = $2 AND r.span <@ $3::tstzmultirange
+            DELETE FROM alertwell.gap_reason r USING moved
+            WHERE r.tenant_id = moved.tenant_id AND r.source = moved.source AND r.span <@ moved.coverage
         )
-        UPDATE alertwell.stream_progress
-        SET last_success_at = now(), read_to = greatest(read_to, $6)
-        WHERE tenant_id = $1 AND source = $2
+        UPDATE alertwell.stream_progress p
+        SET last_success_at = now(), read_to = greatest(p.read_to, $6), proven = NULL
+        FROM moved WHERE p.tenant_id = moved.tenant_id AND p.source = moved.source
         """,
         lease.tenant_id,
         source,
@@ -172,14 +175,18 @@ async def record_poll(
     outcome: str,
     error: str | None = None,
 ) -> None:
-    """Add one window's counts to the poll's row; the table's CHECK holds the item accounting."""
+    """Add one window's counts to the poll's row; the table's CHECK holds the item accounting.
+
+    A poll of which a part failed stays `failed`, with that part's error, whatever else it brings.
+    """
     await connection.execute(
         """
         INSERT INTO alertwell.poll AS p (tenant_id, poll_id, source, replica_id, started_at, outcome, error, windows,
                                          items, inserted, updated, unchanged, stale, duplicate, rejected)
         VALUES ($1, $2, $3, $4, $5, $6, $7, 1, $8, $9, $10, $11, $12, $13, $14)
         ON CONFLICT (tenant_id, poll_id) DO UPDATE
-        SET ended_at = clock_timestamp(), outcome = excluded.outcome, error = excluded.error, windows = p.windows + 1,
+        SET ended_at = clock_timestamp(), windows = p.windows + 1, error = coalesce(excluded.error, p.error),
+            outcome = CASE WHEN p.outcome = 'failed' THEN p.outcome ELSE excluded.outcome END,
             items = p.items + excluded.items, inserted = p.inserted + excluded.inserted,
             updated = p.updated + excluded.updated, unchanged = p.unchanged + excluded.unchanged,
             stale = p.stale + excluded.stale, duplicate = p.duplicate + excluded.duplicate,
@@ -191,7 +198,7 @@ async def record_poll(
         poll.replica_id,
         poll.started_at,
         outcome,
-        error,
+        rejects.holdable(error),
         counts.items,
         counts.inserted,
         counts.updated,

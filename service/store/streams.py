@@ -146,7 +146,7 @@ async def note_gap(
             lease.tenant_id,
             source,
             ranges.encode_pair(*span),
-            reason,
+            rejects.holdable(reason),
         )
 
 
@@ -183,7 +183,7 @@ async def _set_state(
         lease.tenant_id,
         source,
         state,
-        reason,
+        rejects.holdable(reason),
         failures,
     )
 
@@ -191,8 +191,21 @@ async def _set_state(
 async def flush(database: pool.Database, moved: Sequence[Progress]) -> set[UUID]:
     """Write the progress of many streams in one transaction; the tenants whose lease still stood come back."""
     async with database.transaction() as connection:
-        ours = await leases.fence_all(connection, [*{p.lease.tenant_id: p.lease for p in moved}.values()])
-        kept = [p for p in moved if p.lease.tenant_id in ours]
+        fenced = {p.lease.tenant_id: p.lease for p in moved}
+        ours = await leases.fence_all(connection, list(fenced.values()))
+        kept = [p for p in moved if p.lease.tenant_id in ours and p.lease == fenced[p.lease.tenant_id]]
+        kept.sort(key=lambda p: (p.lease.tenant_id, p.source))  # one order for two flushes at once
+        for p in kept:
+            if p.folded:
+                await connection.execute(
+                    """
+                    UPDATE alertwell.stream SET coverage = coverage + $3::tstzmultirange
+                    WHERE tenant_id = $1 AND source = $2
+                    """,
+                    p.lease.tenant_id,
+                    p.source,
+                    ranges.encode(p.folded),
+                )
         await connection.execute(
             """
             UPDATE alertwell.stream_progress p
@@ -211,15 +224,4 @@ async def flush(database: pool.Database, moved: Sequence[Progress]) -> set[UUID]
             [ranges.encode_pair(*p.proven) if p.proven else None for p in kept],
             [p.next_poll_at for p in kept],
         )
-        for p in kept:
-            if p.folded:
-                await connection.execute(
-                    """
-                    UPDATE alertwell.stream SET coverage = coverage + $3::tstzmultirange
-                    WHERE tenant_id = $1 AND source = $2
-                    """,
-                    p.lease.tenant_id,
-                    p.source,
-                    ranges.encode(p.folded),
-                )
     return ours

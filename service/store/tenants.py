@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
 from service import errors, model
-from service.store import leases, pool
+from service.store import leases, pool, retention
+
+_PURGE_SECONDS = 3600.0  # a statement; millions of alerts take minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,14 @@ async def enrol(
     """Add or change tenants, all in one transaction. Doing it twice changes nothing the second time.
 
     A new stream wants everything from `lookback` ago on, for ever. A source that is not named any more is not removed:
-    what was collected stays proven.
+    what was collected stays proven. A tenant that is active stays so when it is named as pending. Raises BadInput where a
+    tenant is named twice.
     """
+    # in one order for everybody, so that two enrolments do not wait for each other
+    enrolments = sorted(enrolments, key=lambda e: e.tenant.tenant_id)
+    for one, next_one in pairwise(enrolments):
+        if one.tenant.tenant_id == next_one.tenant.tenant_id:
+            raise errors.BadInput(f"tenant {one.tenant.tenant_id} is named twice")
     async with database.transaction() as connection:
         before = await _fingerprints(connection, [e.tenant.tenant_id for e in enrolments])
         await _write(connection, enrolments, lookback)
@@ -52,7 +61,8 @@ async def enrol(
             changed=sum(tenant_id in before for tenant_id in touched),
             unchanged=len(after) - len(touched),
         )
-        await leases.changed(connection, touched)
+        if touched:
+            await leases.changed(connection, touched)
         if dry_run:
             raise _DryRun(done)
     return done
@@ -78,11 +88,12 @@ async def _fingerprints(connection: pool.Connection, tenant_ids: Sequence[UUID])
     rows = await connection.fetch(
         """
         SELECT t.tenant_id,
-               concat_ws('|', t.name, t.cloud, t.region, t.state, t.labels, t.external_ref,
-                         (SELECT string_agg(s.source || s.parameters || s.enabled, ',' ORDER BY s.source)
-                          FROM alertwell.stream s WHERE s.tenant_id = t.tenant_id),
-                         (SELECT string_agg(c.app_id || c.version, ',' ORDER BY c.source)
-                          FROM alertwell.credential c WHERE c.tenant_id = t.tenant_id)) AS print
+               jsonb_build_array(
+                   t.name, t.cloud, t.region, t.state, t.labels, t.external_ref,
+                   (SELECT jsonb_agg(jsonb_build_array(s.source, s.parameters, s.enabled) ORDER BY s.source)
+                    FROM alertwell.stream s WHERE s.tenant_id = t.tenant_id),
+                   (SELECT jsonb_agg(jsonb_build_array(c.source, c.app_id, c.version) ORDER BY c.source)
+                    FROM alertwell.credential c WHERE c.tenant_id = t.tenant_id))::text AS print
         FROM alertwell.tenant t WHERE t.tenant_id = ANY ($1::uuid[])
         """,
         tenant_ids,
@@ -100,10 +111,14 @@ async def _write(connection: pool.Connection, enrolments: Sequence[Enrolment], l
              AS i (tenant_id, name, cloud, region, state, labels, external_ref)
         ON CONFLICT (tenant_id) DO UPDATE
         SET name = excluded.name, cloud = excluded.cloud, region = excluded.region, labels = excluded.labels,
-            external_ref = excluded.external_ref, updated_at = now(), state_reason = NULL,
-            -- enrolled again: a pause is a person's will and stays, a removal or an open consent ends
-            state = CASE WHEN t.state = 'paused' THEN t.state ELSE excluded.state END,
+            external_ref = excluded.external_ref, updated_at = now(),
+            -- enrolled again: a pause is a person's will and stays, as consent does; a removal or an open consent ends
+            state = CASE WHEN t.state IN ('paused', 'active') THEN t.state ELSE excluded.state END,
+            state_reason = CASE WHEN t.state = 'paused' THEN t.state_reason END,
             consented_at = coalesce(t.consented_at, excluded.consented_at)
+        WHERE (t.name, t.cloud, t.region, t.labels, t.external_ref)
+                  IS DISTINCT FROM (excluded.name, excluded.cloud, excluded.region, excluded.labels, excluded.external_ref)
+           OR t.state NOT IN ('paused', 'active') AND t.state <> excluded.state
         """,
         [t.tenant_id for t in tenants],
         [t.name for t in tenants],
@@ -117,6 +132,7 @@ async def _write(connection: pool.Connection, enrolments: Sequence[Enrolment], l
         "INSERT INTO alertwell.lease (tenant_id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING",
         [t.tenant_id for t in tenants],
     )
+    await leases.lock(connection, [t.tenant_id for t in tenants])
     streams = [
         (e.tenant.tenant_id, name, dict(parameters))
         for e in enrolments
@@ -128,9 +144,13 @@ async def _write(connection: pool.Connection, enrolments: Sequence[Enrolment], l
         WITH i AS (
             SELECT * FROM unnest($1::uuid[], $2::text[], $3::jsonb[]) AS i (tenant_id, source, parameters)
         ), reset AS (  -- read with other parameters: what was proven with the old ones is not proven now
-            UPDATE alertwell.stream s SET parameters = i.parameters, coverage = '{}', state = 'new'
+            UPDATE alertwell.stream s
+            SET parameters = i.parameters, coverage = '{}', failures = 0, state = 'new', state_reason = NULL, state_since = now()
             FROM i WHERE s.tenant_id = i.tenant_id AND s.source = i.source AND s.parameters <> i.parameters
             RETURNING s.tenant_id, s.source
+        ), reasons AS (
+            DELETE FROM alertwell.gap_reason r USING reset
+            WHERE r.tenant_id = reset.tenant_id AND r.source = reset.source
         )
         UPDATE alertwell.stream_progress p SET proven = NULL, read_to = NULL
         FROM reset WHERE p.tenant_id = reset.tenant_id AND p.source = reset.source
@@ -144,7 +164,7 @@ async def _write(connection: pool.Connection, enrolments: Sequence[Enrolment], l
             SELECT tenant_id, source, parameters,
                    tstzmultirange(tstzrange(date_trunc('milliseconds', now() - $4::interval), NULL))
             FROM unnest($1::uuid[], $2::text[], $3::jsonb[]) AS i (tenant_id, source, parameters)
-            ON CONFLICT (tenant_id, source) DO UPDATE SET enabled = true
+            ON CONFLICT (tenant_id, source) DO UPDATE SET enabled = true WHERE NOT stream.enabled
             RETURNING tenant_id, source
         )
         INSERT INTO alertwell.stream_progress (tenant_id, source) SELECT tenant_id, source FROM stream
@@ -221,33 +241,38 @@ async def set_state(
 
 
 async def purge(database: pool.Database, tenant_id: UUID) -> dict[str, int]:
-    """Delete a tenant with its alerts, changes, polls and rejects, and leave one `purged` change; rows deleted a table."""
+    """Delete a tenant with its alerts, changes, polls and rejects, and leave one `purged` change; rows deleted a table.
+
+    It stops being polled at once; a purge that is broken off leaves it removed, and can be run again.
+    """
+    await set_state(database, tenant_id, "removed", reason="being purged")
     deleted = {}
     async with database.transaction() as connection:
+        await retention.wait(connection)
         name = await connection.fetchval(
             "SELECT name FROM alertwell.tenant WHERE tenant_id = $1 FOR UPDATE", tenant_id
         )
-        if name is None:
-            raise errors.BadInput(f"no tenant {tenant_id}; see: alertwell tenants list")
-        await leases.changed(
-            connection, [tenant_id]
-        )  # first: waits for a store under way, and fences what comes after
-        for table in ("feed", "unnumbered", "alert_change", "alert", "poll", "reject", "reader", "tenant"):
+        await leases.lock(connection, [tenant_id])
+        # unnumbered first: waits for a sequencer under way, so that what it has numbered is seen in feed
+        for table in ("unnumbered", "feed", "alert_change", "alert", "poll", "reject", "reader", "tenant"):
             done = await connection.execute(
                 f"DELETE FROM alertwell.{table} WHERE tenant_id = $1",  # noqa: S608 - names from the line above
                 tenant_id,
+                timeout=_PURGE_SECONDS,
             )
             deleted[table] = int(done.removeprefix("DELETE "))
-        await connection.execute(
-            """
-            WITH change AS (
-                INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, changed)
-                VALUES ($1, nextval('alertwell.change_batch'), 1, 0, 'purged', jsonb_build_object('tenant_name', jsonb_build_array($2::text, NULL)))
-                RETURNING tenant_id, batch
+        if name is not None:  # else somebody else has just purged it
+            await connection.execute(
+                """
+                WITH change AS (
+                    INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, changed)
+                    VALUES ($1, nextval('alertwell.change_batch'), 1, 0, 'purged',
+                            jsonb_build_object('tenant_name', jsonb_build_array($2::text, NULL)))
+                    RETURNING tenant_id, batch
+                )
+                INSERT INTO alertwell.unnumbered (tenant_id, batch, changes) SELECT tenant_id, batch, 1 FROM change
+                """,
+                tenant_id,
+                name,
             )
-            INSERT INTO alertwell.unnumbered (tenant_id, batch, changes) SELECT tenant_id, batch, 1 FROM change
-            """,
-            tenant_id,
-            name,
-        )
     return deleted

@@ -166,6 +166,7 @@ async def test_endless_answer(asks: Make, bad: Bad, form: str) -> None:
         await response.prepare(request)
         while request.transport is not None and not request.transport.is_closing():
             await response.write(b" " * 64 * 1024)
+            await asyncio.sleep(0)  # or the end of the connection would never be seen
         return response
 
     bad.token = endless
@@ -185,11 +186,13 @@ async def test_dripping_answer(asks: Make, bad: Bad) -> None:
         return response
 
     bad.token = dripping
-    made = asks(deadline=0.3)
-    with pytest.raises(errors.Transient, match=r"in time|within"):
-        await made.token(CONTOSO, "siem")
-    await asyncio.to_thread(made._pool.shutdown)
-    let_go.set()
+    made = asks(deadline=3.0)
+    try:
+        with pytest.raises(errors.Transient, match=r"in time|within"):
+            await made.token(CONTOSO, "siem")
+        await asyncio.to_thread(made._pool.shutdown)
+    finally:
+        let_go.set()
 
 
 async def test_other_host(asks: Make, bad: Bad) -> None:

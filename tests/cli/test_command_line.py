@@ -10,6 +10,8 @@ import signal
 import stat
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 
 import asyncpg
@@ -40,7 +42,9 @@ def process(*arguments: str, folder: Path, **more: str) -> subprocess.CompletedP
     )  # fmt: skip
 
 
-def on_terminal(*arguments: str, folder: Path, prompt: str = "", types: str = "", **more: str) -> tuple[int, str]:
+def on_terminal(
+    *arguments: str, folder: Path, prompt: str = "", types: str = "", hidden: bool = False, **more: str
+) -> tuple[int, str]:
     """Exit code and all that a terminal saw; `types` is typed once `prompt` is there."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
@@ -53,11 +57,15 @@ def on_terminal(*arguments: str, folder: Path, prompt: str = "", types: str = ""
             while read := os.read(ours, 65536):
                 seen += read
                 if types and prompt.encode() in seen:
+                    # What is typed before the echo is off is thrown away with it.
+                    while hidden and termios.tcgetattr(ours)[3] & termios.ECHO:
+                        time.sleep(0.01)
                     os.write(ours, types.encode())
                     types = ""
         except OSError:
-            pass  # the other end is closed
-        child.wait(60)
+            child.wait(60)  # the other end is closed
+        finally:
+            child.kill()  # a test that fails here must not wait for a prompt that nobody answers
     os.close(ours)
     return child.returncode, seen.decode()
 
@@ -168,9 +176,23 @@ def test_version_and_help_import_nothing_heavy(tmp_path):
     """`--help` loads neither the driver nor the web server nor tables: it answers at once."""
     script = "import sys; from service.cli import main; print(*sys.modules)"
     loaded = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split()
-    assert not {"asyncpg", "aiohttp", "pydantic", "msal", "rich", "structlog", "asyncio", "cryptography"} & set(loaded)
+    assert not {
+        "asyncpg",
+        "aiohttp",
+        "pydantic",
+        "msal",
+        "rich",
+        "structlog",
+        "asyncio",
+        "cryptography",
+    } & set(loaded)
     assert process("--version", folder=tmp_path).stdout == process("version", folder=tmp_path).stdout
     assert process("--version", folder=tmp_path).stdout.startswith("alertwell ")
 
@@ -190,7 +212,9 @@ def test_seal_key_makes_and_changes_keys(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["keys"]
 
 
-@pytest.mark.parametrize(("name", "content"), [("notes", "not a key\n"), ("empty", "\n"), ("missing/keys", None)])
+@pytest.mark.parametrize(
+    ("name", "content"), [("notes", "not a key\n"), ("empty", "\n"), ("missing/keys", None)]
+)
 def test_seal_key_writes_over_nothing_else(tmp_path, name, content):
     """A file that holds no keys is left as it is."""
     if content is not None:
@@ -203,11 +227,14 @@ def test_seal_key_writes_over_nothing_else(tmp_path, name, content):
 async def test_healthcheck(tmp_path):
     """0 where the service answers 200, 1 where it does not or nobody listens, 2 where its port is not known."""
 
+    async def live(_: web.Request) -> web.Response:
+        return web.Response()
+
     async def ready(_: web.Request) -> web.Response:
         return web.Response(status=503)
 
     served = web.Application()
-    served.router.add_get("/livez", lambda _: asyncio.sleep(0, web.Response()))
+    served.router.add_get("/livez", live)
     served.router.add_get("/readyz", ready)
     runner = web.AppRunner(served)
     await runner.setup()
@@ -217,7 +244,12 @@ async def test_healthcheck(tmp_path):
 
     async def code(*arguments: str) -> int:
         ended = await asyncio.to_thread(
-            process, "healthcheck", *arguments, folder=tmp_path, ALERTWELL_HTTP_PORT=port, ALERTWELL_HTTP_HOST="0.0.0.0"
+            process,
+            "healthcheck",
+            *arguments,
+            folder=tmp_path,
+            ALERTWELL_HTTP_PORT=port,
+            ALERTWELL_HTTP_HOST="0.0.0.0",
         )
         return ended.returncode
 
@@ -231,7 +263,11 @@ async def test_healthcheck(tmp_path):
 def test_a_table_on_a_terminal(database_url, tmp_path):
     """On a terminal `sql` draws a table; hostile text cannot reach the terminal."""
     code, seen = on_terminal(
-        "sql", r"SELECT E'\x1b[2Jgone' AS title, 7 AS n", folder=tmp_path, ALERTWELL_DATABASE_URL=database_url, NO_COLOR="1"
+        "sql",
+        r"SELECT E'\x1b[2Jgone' AS title, 7 AS n",
+        folder=tmp_path,
+        ALERTWELL_DATABASE_URL=database_url,
+        NO_COLOR="1",
     )
     assert code == 0
     assert "title" in seen
@@ -258,7 +294,8 @@ def test_secret_is_asked_for_and_not_shown(database_url, tmp_path):
     (tmp_path / "keys").write_text(sealing.generate_key())
     code, seen = on_terminal(
         "tenants", "add", A, "Contoso", "--region", "eu", "--client-id", A, "--ask-secret",
-        folder=tmp_path, prompt="Client secret:", types="hunter2\n", ALERTWELL_DATABASE_URL=database_url, ALERTWELL_SEALING_KEYS_FILE="keys",
+        folder=tmp_path, prompt="Client secret:", types="hunter2\n", hidden=True,
+        ALERTWELL_DATABASE_URL=database_url, ALERTWELL_SEALING_KEYS_FILE="keys",
     )  # fmt: skip
     assert code == 0
     assert "Client secret:" in seen
@@ -274,10 +311,16 @@ async def test_ctrl_c_is_130(database_url, tmp_path):
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     watching = await asyncpg.connect(database_url)
-    asked = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active')"
     async with asyncio.timeout(60):
-        while not await watching.fetchval(asked):
-            await asyncio.sleep(0.02)
+        await watching.execute(
+            """
+            DO $$ BEGIN
+                WHILE NOT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active') LOOP
+                    PERFORM pg_sleep(0.02), pg_stat_clear_snapshot();
+                END LOOP;
+            END $$
+            """
+        )
         child.send_signal(signal.SIGINT)
         out, said = await child.communicate()
     await watching.close()

@@ -53,13 +53,19 @@ def test_line_ends_and_mark_of_any_editor(end):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("contoso.com,Contoso,eu", ["line 2, tenant_id: 'contoso.com' must be the directory (tenant) id, a GUID"]),
+        (
+            "contoso.com,Contoso,eu",
+            ["line 2, tenant_id: 'contoso.com' must be the directory (tenant) id, a GUID"],
+        ),
         (",Contoso,eu", ["line 2, tenant_id: '' must be"]),
         (f"{A},,eu", ["line 2, name: must not be empty"]),
         (f"{A},Con\0toso,eu", ["line 2, name: 'Con\\x00toso' must be one line"]),
         (f'{A},"Con\ntoso",eu', ["line 2, name: 'Con\\ntoso' must be one line"]),
         (f"{A},{'x' * 257},eu", ["line 2, name: ", "longer than 256"]),
-        (f"{A},Contoso,", ["line 2, region: the siem API of the public cloud needs the tenant's region: eu us uk"]),
+        (
+            f"{A},Contoso,",
+            ["line 2, region: the siem API of the public cloud needs the tenant's region: eu us uk"],
+        ),
         (f"{A},Contoso,mars", ["line 2, region: 'mars': the siem API of the public cloud has eu us uk"]),
         (f"{A},Contoso", ["line 2: has 2 cells, the header has 3 columns"]),
         (f"{A},Contoso,eu,x", ["line 2: has 4 cells, the header has 3 columns"]),
@@ -97,19 +103,27 @@ def test_a_bad_optional_cell_is_named(column, value, says):
 def test_client_id_that_may_be_a_secret_is_not_shown_in_a_problem():
     """A secret in the wrong column does not come back."""
     found = problems(f"tenant_id,name,region,client_id,secret_file\n{A},Contoso,eu,very~secret,s\n")
-    assert found == ["line 2, client_id: must be the application (client) id, a GUID; not the app's name or secret"]
+    assert found == [
+        "line 2, client_id: must be the application (client) id, a GUID; not the app's name or secret"
+    ]
 
 
 def test_duplicates_name_both_lines():
     """A tenant that is there twice, in any spelling, is an error that names both lines, even where the line has others."""
     text = f"tenant_id,name,region\n{A},Contoso,eu\n\n{A.replace('-', '')},,eu\n"
-    assert problems(text) == [f"line 4, tenant_id: {A} is on line 2 already", "line 4, name: must not be empty"]
+    assert problems(text) == [
+        f"line 4, tenant_id: {A} is on line 2 already",
+        "line 4, name: must not be empty",
+    ]
 
 
 @pytest.mark.parametrize(
     ("header", "says"),
     [
-        ("tenant_id,name,color", "line 1: unknown column 'color'; known are: tenant_id name sources client_id"),
+        (
+            "tenant_id,name,color",
+            "line 1: unknown column 'color'; known are: tenant_id name sources client_id",
+        ),
         ("tenant_id", "line 1: column name is missing; required are: tenant_id name"),
         ("tenant_id,name,name", "line 1: column name is there twice"),
         ("tenant_id;name;region", "line 1: columns are to be separated by commas"),
@@ -160,7 +174,10 @@ def test_import_stores_all_and_twice_changes_nothing(alertwell, listed, keys, fe
     assert rehearsed.stdout == "2 would be added, 0 would be changed, 0 unchanged\n"
     assert listed() == {}
     assert alertwell("tenants", "import", "customers/all.csv").stdout == "2 added, 0 changed, 0 unchanged\n"
-    assert {name: row["state"] for name, row in listed().items()} == {"Contoso": "active", "Fabrikam": "active"}
+    assert {name: row["state"] for name, row in listed().items()} == {
+        "Contoso": "active",
+        "Fabrikam": "active",
+    }
     [credential] = fetch("SELECT sealed FROM alertwell.credential")
     assert keys.unseal(credential["sealed"]) == "s3cret~value"
     assert alertwell("tenants", "import", "customers/all.csv").stdout == "0 added, 0 changed, 2 unchanged\n"
@@ -178,7 +195,8 @@ def test_import_keeps_parameters_set_by_hand(alertwell, fetch, tmp_path):
     assert json.loads(row["parameters"]) == {"machinegroups": ["Servers"]}
 
 
-def test_one_bad_line_stores_nothing(alertwell, listed, keys, tmp_path):
+@pytest.mark.usefixtures("keys")
+def test_one_bad_line_stores_nothing(alertwell, listed, tmp_path):
     """Bad lines and unreadable secrets are all named, in order, with exit code 2, and no good line is stored."""
     (tmp_path / "all.csv").write_text(
         f"tenant_id,name,region,client_id,secret_file\n{A},Contoso,eu,{APP},missing\n{B},Fabrikam,us,,\nx,Adatum,eu,,\n"
@@ -212,7 +230,7 @@ def test_thousands_of_rows_in_one_transaction(alertwell, fetch, tmp_path):
     rows = "".join(f"{n:08x}-1111-4111-8111-111111111111,Customer {n},eu,tier={n % 3}\n" for n in range(5000))
     (tmp_path / "all.csv").write_text(f"tenant_id,name,region,labels\n{rows}")
     assert alertwell("tenants", "import", "all.csv").stdout == "5000 added, 0 changed, 0 unchanged\n"
-    assert fetch("SELECT count(*) AS n, count(DISTINCT xmin::text) AS transactions FROM alertwell.stream") == [
-        {"n": 5000, "transactions": 1}
-    ]
+    assert fetch(
+        "SELECT count(*) AS n, count(DISTINCT xmin::text) AS transactions FROM alertwell.stream"
+    ) == [{"n": 5000, "transactions": 1}]
     assert alertwell("tenants", "import", "all.csv").stdout == "0 added, 0 changed, 5000 unchanged\n"

@@ -29,7 +29,12 @@ async def test_its_files_point_a_collector_at_it(database_url, tmp_path):
             while not (line := (await child.stdout.readline()).decode()).startswith("#"):
                 name, _, value = line.strip().partition("=")
                 told[name] = value
-        assert {"ALERTWELL_AUTHORITY_URL", "ALERTWELL_SIEM_URL", "ALERTWELL_CA_FILE", "ALERTWELL_CLIENT_ID"} <= set(told)
+        assert {
+            "ALERTWELL_AUTHORITY_URL",
+            "ALERTWELL_SIEM_URL",
+            "ALERTWELL_CA_FILE",
+            "ALERTWELL_CLIENT_ID",
+        } <= set(told)
         assert Path(told["ALERTWELL_CLIENT_SECRET_FILE"]).is_absolute()
         context = ssl.create_default_context(cafile=told["ALERTWELL_CA_FILE"])
         async with (

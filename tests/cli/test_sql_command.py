@@ -19,7 +19,9 @@ SELECT NULL AS nothing, true AS yes, 1 AS small, 123456789012345678901234567890:
 
 def test_tab_separated_off_a_terminal(alertwell):
     """A header and one line a row; tabs and line ends inside are escaped, NULL is empty."""
-    said = alertwell("sql", "SELECT 1 AS a, E'x\\ty\\nz\\\\' AS b, NULL AS c UNION ALL SELECT 2, 'é', 'n' ORDER BY 1").stdout
+    said = alertwell(
+        "sql", "SELECT 1 AS a, E'x\\ty\\nz\\\\' AS b, NULL AS c UNION ALL SELECT 2, 'é', 'n' ORDER BY 1"
+    ).stdout
     assert said == "a\tb\tc\n1\tx\\ty\\nz\\\\\t\n2\té\tn\n"
 
 
@@ -59,7 +61,10 @@ def test_limit_says_that_there_is_more(alertwell):
     assert whole.stderr == ""
 
 
-@pytest.mark.parametrize("query", ["SHOW server_version_num", "TABLE soc.tenants;", "EXPLAIN SELECT 1", "VALUES (1)", "/* nothing */"])
+@pytest.mark.parametrize(
+    "query",
+    ["SHOW server_version_num", "TABLE soc.tenants;", "EXPLAIN SELECT 1", "VALUES (1)", "/* none */"],
+)
 def test_other_statements_that_read(alertwell, query):
     """Whatever only reads is run."""
     alertwell("sql", query)

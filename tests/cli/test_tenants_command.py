@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 A = "11111111-1111-1111-1111-111111111111"
@@ -14,10 +17,17 @@ SECRET = "sup3r~s3cret.value"
 
 def test_added_tenant_is_active_and_wants_the_lookback(alertwell, listed, fetch):
     """`add` enrols an active tenant whose stream wants everything from INITIAL_LOOKBACK on."""
-    result = alertwell("tenants", "add", A, "Contoso", "--region", "EU", "--label", "tier=gold", "--external-ref", "C-1")
+    result = alertwell(
+        "tenants", "add", A, "Contoso", "--region", "EU", "--label", "tier=gold", "--external-ref", "C-1"
+    )
     assert result.stdout == f"added: Contoso ({A}), siem, public/eu\n"
     row = listed()["Contoso"]
-    assert (row["state"], row["region"], row["labels"], row["external_ref"]) == ("active", "eu", {"tier": "gold"}, "C-1")
+    assert (row["state"], row["region"], row["labels"], row["external_ref"]) == (
+        "active",
+        "eu",
+        {"tier": "gold"},
+        "C-1",
+    )
     assert row["sources"] == ["siem"]
     [wanted] = fetch("SELECT now() - lower(wanted) AS back, upper_inf(wanted) AS open FROM alertwell.stream")
     assert wanted["open"]
@@ -100,7 +110,17 @@ def test_client_id_that_may_be_a_secret_is_not_shown(alertwell, tmp_path):
     """A secret given in the place of the client id does not come back in the error."""
     (tmp_path / "secret").write_text(SECRET)
     result = alertwell(
-        "tenants", "add", A, "Contoso", "--region", "eu", "--client-id", SECRET, "--secret-file", "secret", exit_code=2
+        "tenants",
+        "add",
+        A,
+        "Contoso",
+        "--region",
+        "eu",
+        "--client-id",
+        SECRET,
+        "--secret-file",
+        "secret",
+        exit_code=2,
     )
     assert "--client-id must be the application (client) id" in result.stderr
     assert SECRET not in result.output
@@ -109,7 +129,18 @@ def test_client_id_that_may_be_a_secret_is_not_shown(alertwell, tmp_path):
 def test_own_secret_is_sealed_and_kept(alertwell, keys, fetch, tmp_path):
     """A tenant's own secret is stored sealed; the same one again is not sealed anew, another one is."""
     (tmp_path / "secret").write_text(SECRET + "\n")
-    add = ("tenants", "add", A, "Contoso", "--region", "eu", "--client-id", APP.upper(), "--secret-file", "secret")
+    add = (
+        "tenants",
+        "add",
+        A,
+        "Contoso",
+        "--region",
+        "eu",
+        "--client-id",
+        APP.upper(),
+        "--secret-file",
+        "secret",
+    )
     alertwell(*add)
     [first] = fetch("SELECT app_id, sealed, version FROM alertwell.credential")
     assert first["app_id"] == APP
@@ -127,7 +158,17 @@ def test_own_secret_without_keys_says_how_to_make_them(alertwell, listed, tmp_pa
     """Without SEALING_KEYS_FILE an own secret is refused, with the command that makes the file."""
     (tmp_path / "secret").write_text(SECRET)
     result = alertwell(
-        "tenants", "add", A, "Contoso", "--region", "eu", "--client-id", APP, "--secret-file", "secret", exit_code=2
+        "tenants",
+        "add",
+        A,
+        "Contoso",
+        "--region",
+        "eu",
+        "--client-id",
+        APP,
+        "--secret-file",
+        "secret",
+        exit_code=2,
     )
     assert "ALERTWELL_SEALING_KEYS_FILE is not set" in result.stderr
     assert "alertwell seal-key --into FILE" in result.stderr
@@ -188,7 +229,10 @@ def test_names_are_found_and_ambiguity_is_told(alertwell):
     assert "names 2 tenants" in said
     assert A in said
     assert B in said
-    assert "no tenant 'Adatum'; see: alertwell tenants list" in alertwell("tenants", "pause", "Adatum", exit_code=2).stderr
+    assert (
+        "no tenant 'Adatum'; see: alertwell tenants list"
+        in alertwell("tenants", "pause", "Adatum", exit_code=2).stderr
+    )
     assert alertwell("tenants", "show", A).stdout.startswith("Contoso\n")
 
 
@@ -197,23 +241,37 @@ def test_show_tells_all_about_a_tenant(alertwell, fetch):
     alertwell("tenants", "add", A, "Contoso", "--region", "eu", "--label", "tier=gold")
     fetch(
         """
-        UPDATE alertwell.stream SET state = 'catching_up', watermark = now(), coverage = tstzmultirange(tstzrange(now() - '1 h'::interval, now()))
+        UPDATE alertwell.stream
+        SET state = 'catching_up', watermark = now(),
+            coverage = tstzmultirange(tstzrange(now() - '1 h'::interval, now()))
         """
     )
     fetch(
         """
-        INSERT INTO alertwell.poll (tenant_id, poll_id, source, replica_id, started_at, outcome, error, windows, items, inserted,
-                                    updated, unchanged, stale, duplicate, rejected)
-        VALUES ($1::text::uuid, gen_random_uuid(), 'siem', gen_random_uuid(), now(), 'transient', 'HTTP 503', 1, 3, 2, 0, 0, 0, 0, 1)
+        INSERT INTO alertwell.poll (tenant_id, poll_id, source, replica_id, started_at, outcome, error, windows, items,
+                                    inserted, updated, unchanged, stale, duplicate, rejected)
+        VALUES ($1::text::uuid, gen_random_uuid(), 'siem', gen_random_uuid(), now(), 'transient', 'HTTP 503', 1, 3,
+                2, 0, 0, 0, 0, 1)
         """,
         A,
     )
     fetch(
-        "INSERT INTO alertwell.reject (tenant_id, source, digest, reason, raw) VALUES ($1::text::uuid, 'siem', 'd', 'no FullId', '{}')",
+        """
+        INSERT INTO alertwell.reject (tenant_id, source, digest, reason, raw)
+        VALUES ($1::text::uuid, 'siem', 'd', 'no FullId', '{}')
+        """,
         A,
     )
     shown = alertwell("tenants", "show", "contoso").stdout
-    for part in ("Contoso", "tier=gold", "catching_up", "history not read yet", "HTTP 503", "no FullId", "alerts held   0"):
+    for part in (
+        "Contoso",
+        "tier=gold",
+        "catching_up",
+        "history not read yet",
+        "HTTP 503",
+        "no FullId",
+        "alerts held   0",
+    ):
         assert part in shown
     found = json.loads(alertwell("tenants", "show", A, "--json").stdout)
     assert found["streams"][0]["state"] == "catching_up"
@@ -232,7 +290,10 @@ def test_list_filters_by_state(alertwell):
     assert "Fabrikam" in pending
     assert "gcc-high" in pending
     assert "Contoso" not in pending
-    assert "must be pending, active, paused, removed" in alertwell("tenants", "list", "--state", "gone", exit_code=2).stderr
+    assert (
+        "must be pending, active, paused, removed"
+        in alertwell("tenants", "list", "--state", "gone", exit_code=2).stderr
+    )
 
 
 def test_hostile_text_cannot_write_to_the_terminal(alertwell, fetch):
@@ -244,3 +305,35 @@ def test_hostile_text_cannot_write_to_the_terminal(alertwell, fetch):
         assert "\x1b" not in shown
         assert "\u202e" not in shown
         assert "Con\\x1b[31mtoso\\u202e" in shown
+
+
+def test_a_role_without_rights_is_told_so(alertwell, admin_url, fetch):
+    """A role that may not read Alertwell's own tables gets one line, not a stack trace; soc is open to it where granted."""
+    role = f"reader_{fetch('SELECT current_database() AS name')[0]['name']}"
+    asyncio.run(
+        _as_superuser(
+            admin_url, f"CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA soc TO {role}"
+        )
+    )
+    try:
+        parts = urlsplit(admin_url)
+        host = parts.netloc.rpartition("@")[2]
+        env = {"ALERTWELL_DATABASE_URL": parts._replace(netloc=f"{role}:x@{host}").geturl()}
+        said = alertwell("tenants", "list", exit_code=2, env=env).stderr
+        assert said.startswith(
+            "alertwell: the database's role lacks a right: permission denied for schema alertwell"
+        )
+        assert said.count("\n") == 1
+        assert (
+            "permission denied" in alertwell("sql", "TABLE alertwell.credential", exit_code=2, env=env).stderr
+        )
+    finally:
+        asyncio.run(_as_superuser(admin_url, f"DROP OWNED BY {role}; DROP ROLE {role}"))
+
+
+async def _as_superuser(dsn, statement):
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

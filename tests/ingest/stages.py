@@ -70,7 +70,8 @@ def file(shown: world.World, tenant_id: str, full_id: str, at: int, **options: A
 def series(metrics: Metrics) -> dict[str, float]:
     """Every sample of the registry, as `name{label=value,…}`."""
     return {
-        sample.name + "".join(f"{{{key}={value}}}" for key, value in sorted(sample.labels.items())): sample.value
+        sample.name
+        + "".join(f"{{{key}={value}}}" for key, value in sorted(sample.labels.items())): sample.value
         for metric in metrics.registry.collect()
         for sample in metric.samples
     }
@@ -115,7 +116,9 @@ class Books:
 
     async def rejects(self, tenant_id: str = CONTOSO) -> list[asyncpg.Record]:
         """soc.rejects, in the order of arrival."""
-        return await self.rows.fetch("SELECT * FROM soc.rejects WHERE tenant_id = $1 ORDER BY id", UUID(tenant_id))
+        return await self.rows.fetch(
+            "SELECT * FROM soc.rejects WHERE tenant_id = $1 ORDER BY id", UUID(tenant_id)
+        )
 
     async def polls(self, tenant_id: str = CONTOSO) -> list[asyncpg.Record]:
         """Rows of polls, oldest first."""
@@ -205,11 +208,9 @@ class Stage:
         ]
         await tenants.enrol(self.database, enrolments, lookback=timedelta(seconds=lookback))
 
-    async def stored(self, tenant_id: str = CONTOSO, timeout: float = 20.0) -> None:
+    async def stored(self, tenant_id: str = CONTOSO, seconds: float = 20.0) -> None:
         """Wait until as many alerts are held as the simulator shows."""
-        await until(
-            lambda: self._as_many(tenant_id), timeout, saying=lambda: self._numbers(tenant_id)
-        )
+        await until(lambda: self._as_many(tenant_id), seconds, saying=lambda: self._numbers(tenant_id))
 
     async def _as_many(self, tenant_id: str) -> bool:
         return await self.books.count(tenant_id) == len(self.shown.full_ids(tenant_id))
@@ -218,26 +219,25 @@ class Stage:
         shown = len(self.shown.full_ids(tenant_id))
         return await self.books.count(tenant_id), shown, dict(await self.books.stream(tenant_id))
 
-    async def whole(self, tenant_id: str = CONTOSO, timeout: float = 20.0) -> None:
-        """Wait until the stream is up to date and has no gap."""
+    async def well(self, tenant_id: str = CONTOSO, seconds: float = 20.0) -> None:
+        """Wait until the stream is up to date and has no gap that is worth reading."""
 
         async def seen() -> bool:
-            stream = await self.books.stream(tenant_id)
-            return stream["state"] == "ok" and stream["proven_until"] is not None
+            return await self.books.state(tenant_id) == "ok"
 
-        await until(seen, timeout, saying=lambda: self._numbers(tenant_id))
+        await until(seen, seconds, saying=lambda: self._numbers(tenant_id))
 
 
 @dataclass
 class Listener:
     """A sender that keeps the windows asked for and lets a test answer in the client's place.
 
-    `instead(since, until)` may raise, and may wait; `after(answer)` may alter an answer. Times as the request says them.
+    `instead(since, until)` may raise, and may wait; `after(answer)` may wait, and alter the answer. Times as the request says.
     """
 
     sender: reading.Sender
     instead: Callable[[datetime, datetime], Awaitable[None]] | None = None
-    after: Callable[[model.Answer], model.Answer] | None = None
+    after: Callable[[model.Answer], Awaitable[model.Answer]] | None = None
     windows: list[tuple[datetime, datetime]] = field(default_factory=list)
 
     @asynccontextmanager
@@ -251,7 +251,7 @@ class Listener:
         if self.instead:
             await self.instead(since, until)
         async with self.sender.send(access, request) as answer:
-            yield self.after(answer) if self.after else answer
+            yield await self.after(answer) if self.after else answer
 
 
 @dataclass
@@ -286,7 +286,9 @@ class Bench:
         for _ in range(5):
             self.desk.clock.learn(self.now - timedelta(milliseconds=500))
 
-    async def take(self, tenant_id: str = CONTOSO, *, lookback: float = 3600.0, **options: Any) -> owned.Owned:
+    async def take(
+        self, tenant_id: str = CONTOSO, *, lookback: float = 3600.0, **options: Any
+    ) -> owned.Owned:
         """Enrol a tenant, whose wanted time ends at the world's clock, and take its lease."""
         name = self.shown.tenants[tenant_id].name
         enrolment = tenants.Enrolment(
@@ -349,20 +351,23 @@ async def bench(
     max_body: int = 32 * MIB,
     live_span: float = 7200.0,
     overlap: float = 600.0,
-    timeout: float = 30.0,
+    request_timeout: float = 30.0,
 ) -> AsyncIterator[Bench]:
     """A bench with a real client and real tokens."""
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(client.open_session(simulator.ca_file))
         hosts = clouds.Endpoints({"authority": simulator.authority_url, "siem": simulator.siem_url})
         provider = tokens.Tokens(
-            hosts, session, shared=modes.SharedApp(shown.app.app_id, shown.app.secret), ca_file=simulator.ca_file
+            hosts,
+            session,
+            shared=modes.SharedApp(shown.app.app_id, shown.app.secret),
+            ca_file=simulator.ca_file,
         )
         stack.push_async_callback(provider.close)
         in_flight = budget.ByteBudget(3 * max_body, max_body)
         rules = plan.Rules(timedelta(seconds=60), timedelta(seconds=live_span), timedelta(seconds=overlap))
         desk = reading.Desk(
-            sender=client.Client(session, provider, hosts, in_flight, timeout=timeout),
+            sender=client.Client(session, provider, hosts, in_flight, timeout=request_timeout),
             database=database,
             sources=registry.SOURCES,
             rules=rules,

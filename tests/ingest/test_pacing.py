@@ -27,7 +27,11 @@ def test_complete_comes_back_after_the_interval(seed, gaps_left):
     """Give or take a twentieth; gaps change the state shown and not the time."""
     verdict = pacing.complete(MINUTE, gaps_left=gaps_left, dice=random.Random(seed))
     assert 57 <= verdict.delay <= 63
-    assert (verdict.state, verdict.reason, verdict.failures) == ("catching_up" if gaps_left else "ok", None, 0)
+    assert (verdict.state, verdict.reason, verdict.failures) == (
+        "catching_up" if gaps_left else "ok",
+        None,
+        0,
+    )
 
 
 @given(st.integers(), st.integers(0, 10_000), st.floats(0, 10**6) | st.none())

@@ -37,7 +37,7 @@ def stream(**fields) -> model.Stream:
     return replace(base, **fields)
 
 
-moments = st.datetimes(datetime(2026, 9, 20), datetime(2026, 10, 20)).map(lambda each: each.replace(tzinfo=UTC))
+moments = st.timedeltas(timedelta(days=-11), timedelta(days=19)).map(lambda each: EPOCH + each)
 pieces = st.lists(st.tuples(moments, moments).map(sorted).map(tuple), max_size=12).map(
     lambda pairs: Intervals.of(*pairs)
 )
@@ -52,7 +52,9 @@ streams_ = st.builds(
 )
 spans = st.timedeltas(MS, timedelta(days=9)).map(lambda span: span // MS * MS)
 windows = st.builds(
-    lambda since, span: model.Window(since.replace(microsecond=0), since.replace(microsecond=0) + span, "gap"),
+    lambda since, span: model.Window(
+        since.replace(microsecond=0), since.replace(microsecond=0) + span, "gap"
+    ),
     moments,
     spans,
 )
@@ -60,7 +62,10 @@ windows = st.builds(
 
 def whole_ms(window: model.Window) -> bool:
     """Whether both borders lie on whole milliseconds, and in order."""
-    return window.since < window.until and window.since.microsecond % 1000 == window.until.microsecond % 1000 == 0
+    return (
+        window.since < window.until
+        and window.since.microsecond % 1000 == window.until.microsecond % 1000 == 0
+    )
 
 
 @given(streams_, moments)
@@ -138,13 +143,17 @@ def test_a_proof_stays_inside_its_window_and_behind_the_overlap(window, date, ou
     if date is None or abs(date - ours) > timedelta(days=1):
         assert proof == Intervals()
     else:
-        assert proof == Intervals.window(window) & Intervals.of((datetime.min.replace(tzinfo=UTC), date - overlap))
+        assert proof == Intervals.window(window) & Intervals.of(
+            (datetime.min.replace(tzinfo=UTC), date - overlap)
+        )
 
 
 def test_a_skew_of_exactly_a_day_still_proves():
     """The border is over a day."""
     window = model.Window(at(-90_000), at(-89_000))
-    assert plan.proof(window, at(-86_400), at(0), timedelta(seconds=1)) == Intervals.of((at(-90_000), at(-89_000)))
+    assert plan.proof(window, at(-86_400), at(0), timedelta(seconds=1)) == Intervals.of(
+        (at(-90_000), at(-89_000))
+    )
     assert plan.proof(window, at(-86_401), at(0), timedelta(seconds=1)) == Intervals()
 
 
@@ -256,7 +265,8 @@ def test_a_record_of_2099_moves_the_watermark_to_the_windows_end_only():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "is_outside"), [(-1.001, True), (-1, False), (0, False), (60, False), (60.999, False), (61, True)]
+    ("seconds", "is_outside"),
+    [(-1.001, True), (-1, False), (0, False), (60, False), (60.999, False), (61, True)],
 )
 def test_outside_begins_a_second_beyond_the_window(seconds, is_outside):
     """Requests are a little wider than windows; more than a second away is another window than asked for."""

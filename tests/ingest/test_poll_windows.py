@@ -300,7 +300,11 @@ async def test_items_add_up_in_rows_and_metrics(bench):
     assert results["alertwell_alerts_total{result=inserted}{source=siem}"] == 700 == await bench.books.count()
     rows = await bench.books.polls()
     assert sum(row["inserted"] for row in rows) == 700
-    assert sum(row["rejected"] for row in rows) == results["alertwell_alerts_total{result=rejected}{source=siem}"] == 3
+    assert (
+        sum(row["rejected"] for row in rows)
+        == results["alertwell_alerts_total{result=rejected}{source=siem}"]
+        == 3
+    )
     assert seen["alertwell_polls_total{outcome=complete}{source=siem}"] == 3
 
 

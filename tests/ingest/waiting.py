@@ -13,10 +13,13 @@ _LOOK = 0.02
 
 
 async def until(
-    condition: Callable[[], T | Awaitable[T]], timeout: float = 20.0, *, saying: Callable[[], Any] | None = None
+    condition: Callable[[], T | Awaitable[T]],
+    seconds: float = 20.0,
+    *,
+    saying: Callable[[], Any] | None = None,
 ) -> T:
     """The first true value of `condition`, called again and again; what it said last is in the failure."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + seconds
     while True:
         value: Any = condition()
         if inspect.isawaitable(value):
@@ -27,5 +30,5 @@ async def until(
             detail = saying() if saying else value
             if inspect.isawaitable(detail):
                 detail = await detail
-            raise AssertionError(f"not within {timeout} s; last seen: {detail!r}")
+            raise AssertionError(f"not within {seconds} s; last seen: {detail!r}")
         await asyncio.sleep(_LOOK)

@@ -227,6 +227,7 @@ async def test_too_large_unannounced(api: Api, sender: client.Client) -> None:
         await response.write(b"[")
         while request.transport is not None and not request.transport.is_closing():
             await response.write(b" " * 64 * 1024)
+            await asyncio.sleep(0)  # or the end of the connection would never be seen
         return response
 
     api.handlers = [endless]
@@ -363,12 +364,14 @@ async def test_time_out(
 
     api.handlers = [hang]
     sender = client.Client(session, purse, clouds.Endpoints({"siem": api.url}), bytes_, timeout=0.5)
-    for count in (1, 2):
-        failed = await fails(sender)
-        assert isinstance(failed, errors.Transient)
-        assert "in time" in str(failed)
-        assert len(api.seen) == count
-    let_go.set()
+    try:
+        for count in (1, 2):
+            failed = await fails(sender)
+            assert isinstance(failed, errors.Transient)
+            assert "in time" in str(failed)
+            assert len(api.seen) == count
+    finally:
+        let_go.set()
 
 
 class Watched(budget.ByteBudget):

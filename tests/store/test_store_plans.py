@@ -1,0 +1,195 @@
+"""Plans: what readers and the collector ask again and again is answered from an index, however much there is."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from tests import postgres
+from tests.store import rows
+
+FEED = "SELECT * FROM soc.change_feed WHERE seq > {0} AND seq <= {0} + 1000 ORDER BY seq LIMIT 1000"
+EVERYBODY, ONE = "everybody", "one"
+
+
+@pytest.fixture(scope="module")
+def many(postgres: postgres.Server, template: str) -> Iterator[str]:
+    """A database with 20,000 alerts of 40 tenants, their changes numbered in turn, and two readers: its name."""
+
+    async def fill(name: str) -> None:
+        connection = await asyncpg.connect(postgres.admin(name))
+        try:
+            await connection.execute(
+                """
+                INSERT INTO alertwell.tenant (tenant_id, name)
+                SELECT ('11111111-1111-1111-1111-' || lpad(t::text, 12, '0'))::uuid, 'Contoso ' || t
+                FROM generate_series(1, 40) t;
+                INSERT INTO alertwell.alert (tenant_id, source, full_id, last_processed_at, source_updated_text, content_hash,
+                                             arrival, alert_id, raw)
+                SELECT ('11111111-1111-1111-1111-' || lpad((1 + n % 40)::text, 12, '0'))::uuid, 'siem', n || ':1',
+                       now() - make_interval(mins => n), '', n, 'live', n::text,
+                       jsonb_build_object('Description', repeat('x', 500))
+                FROM generate_series(1, 20000) n;
+                INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, source, full_id)
+                SELECT tenant_id, content_hash / 100, content_hash % 100, 1, 'created', source, full_id FROM alertwell.alert;
+                INSERT INTO alertwell.feed SELECT batch * 100 + n, tenant_id, batch, n FROM alertwell.alert_change;
+                UPDATE alertwell.feed_head SET last_seq = 20000;
+                """
+            )
+            for role, seen in (("plans_everybody", None), ("plans_one", rows.tenant_id(7))):
+                await connection.execute(f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA soc TO {role}")
+                await connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA soc TO {role}")
+                await connection.execute("INSERT INTO alertwell.reader VALUES ($1, $2)", role, seen)
+            await connection.execute("VACUUM ANALYZE")
+        finally:
+            await connection.close()
+
+    async def drop(name: str) -> None:
+        connection = await asyncpg.connect(postgres.admin(name))
+        try:
+            for role in ("plans_everybody", "plans_one"):
+                await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        finally:
+            await connection.close()
+
+    made = postgres.database(template)
+    name = postgres.run(made.__aenter__())
+    try:
+        postgres.run(fill(name))
+        yield name
+        postgres.run(drop(name))
+    finally:
+        postgres.run(made.__aexit__(None, None, None))
+
+
+@pytest.fixture(params=[EVERYBODY, ONE])
+async def reader(
+    request: pytest.FixtureRequest, postgres: postgres.Server, many: str
+) -> AsyncIterator[asyncpg.Connection]:
+    """A connection as the reader of all tenants, and as the reader of one."""
+    connection = await asyncpg.connect(postgres.admin(many))
+    try:
+        await connection.execute(f"SET ROLE plans_{request.param}; SET jit = off")
+        yield connection
+    finally:
+        await connection.close()
+
+
+def nodes(plan: dict) -> Iterator[dict]:
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+async def read(
+    connection: asyncpg.Connection, statement: str, *arguments: object
+) -> tuple[set[str], set[str], int]:
+    """Indexes that were used, tables that were read whole, and rows that were looked at."""
+    [explained] = json.loads(
+        await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON, TIMING OFF) {statement}", *arguments)
+    )
+    run = [node for node in nodes(explained["Plan"]) if node["Actual Loops"]]
+    looked = sum(
+        (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+        for node in run
+        if "Relation Name" in node
+    )
+    return (
+        {node["Index Name"] for node in run if "Index Name" in node},
+        {node["Relation Name"] for node in run if node["Node Type"] == "Seq Scan"}
+        & {"alert", "alert_change", "feed"},
+        looked,
+    )
+
+
+async def test_newest_alerts_of_a_tenant(reader: asyncpg.Connection):
+    """They come from the index by tenant, without a look at other tenants' alerts."""
+    indexes, whole, looked = await read(
+        reader,
+        "SELECT * FROM soc.alerts WHERE tenant_id = $1 ORDER BY last_processed_at DESC LIMIT 50",
+        rows.tenant_id(7),
+    )
+    assert whole == set()
+    assert indexes & {"alert_newest", "alert_by_alert_id", "alert_pkey"}
+    assert looked < 1500
+
+
+async def test_newest_alerts_since_a_time(reader: asyncpg.Connection):
+    """With a time the index gives just those."""
+    indexes, whole, looked = await read(
+        reader,
+        "SELECT * FROM soc.alerts WHERE tenant_id = $1 AND last_processed_at > now() - interval '1 day'",
+        rows.tenant_id(7),
+    )
+    assert ("alert_newest" in indexes, whole) == (True, set())
+    assert looked < 200
+
+
+async def test_an_alert_by_its_id(reader: asyncpg.Connection):
+    """tenant_id and alert_id find an alert in one step."""
+    indexes, whole, looked = await read(
+        reader, "SELECT * FROM soc.alerts WHERE tenant_id = $1 AND alert_id = $2", rows.tenant_id(7), "46"
+    )
+    assert ("alert_by_alert_id" in indexes, whole) == (True, set())
+    assert looked < 50
+
+
+@pytest.mark.parametrize("position", [19_900, 19_999])
+async def test_a_poll_near_the_head(reader: asyncpg.Connection, position: int):
+    """A few changes after a position cost a few rows, not the feed, in whatever form they are asked for."""
+    for statement in (
+        f"SELECT * FROM soc.change_feed WHERE seq > {position} ORDER BY seq",
+        f"SELECT * FROM soc.change_feed WHERE seq > {position} ORDER BY seq LIMIT 1000",
+        FEED.format(position),
+    ):
+        indexes, whole, looked = await read(reader, statement)
+        assert whole == set(), statement
+        assert indexes & {"feed_pkey", "feed_by_tenant"}
+        assert looked < 1000
+
+
+@pytest.mark.parametrize("position", [0, 10_000])
+async def test_a_page_far_behind_the_head(reader: asyncpg.Connection, position: int):
+    """What soc.changes asks for a page reads about that page, wherever it begins."""
+    indexes, whole, looked = await read(reader, FEED.format(position))
+    assert indexes & {"feed_pkey", "feed_by_tenant"}
+    assert whole <= {"alert_change"}  # 20,000 of them fit into a few hundred blocks: a hash may be cheaper
+    assert looked < 25_000
+
+
+async def test_changes_of_a_reader_of_one_tenant(postgres: postgres.Server, many: str):
+    """All changes of one tenant among forty are found in one call, in order, from the first page on."""
+    connection = await asyncpg.connect(postgres.admin(many))
+    try:
+        await connection.execute("SET ROLE plans_one")
+        found = await connection.fetch("SELECT seq, tenant_id FROM soc.changes(0, 100)")
+        assert len(found) == 100
+        assert {UUID(row["tenant_id"]) for row in found} == {rows.tenant_id(7)}
+        more = await connection.fetch("SELECT seq FROM soc.changes($1, 1000)", found[-1]["seq"])
+        everything = [row["seq"] for row in [*found, *more]]
+        assert everything == sorted(everything)
+        assert len(everything) == 500
+    finally:
+        await connection.close()
+
+
+async def test_the_owner_s_own_questions(postgres: postgres.Server, many: str):
+    """Comparing keys before a store, and numbering, go through the primary keys."""
+    connection = await asyncpg.connect(postgres.admin(many))
+    try:
+        indexes, whole, _ = await read(
+            connection,
+            """
+            SELECT k.n, a.content_hash FROM unnest($2::text[]) WITH ORDINALITY AS k (full_id, n)
+            JOIN alertwell.alert a ON a.tenant_id = $1 AND a.source = 'siem' AND a.full_id = k.full_id
+            """,
+            rows.tenant_id(7),
+            [f"{6 + 40 * n}:1" for n in range(50)],
+        )
+        assert (indexes, whole) == ({"alert_pkey"}, set())
+        indexes, whole, _ = await read(connection, "SELECT min(seq) FROM alertwell.feed WHERE seq > 10")
+        assert (indexes, whole) == ({"feed_pkey"}, set())
+    finally:
+        await connection.close()

@@ -1,0 +1,218 @@
+"""The door to PostgreSQL: what a server that goes away, refuses or was never there looks like from inside."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import asyncpg
+import pytest
+
+from service import errors
+from service.store import embedded, pool
+from tests import postgres
+from tests.store import rows
+
+
+def changed(dsn: str, *, password: str | None = None, database: str | None = None) -> str:
+    parts = urlsplit(dsn)
+    secret = quote(password or parts.password or "", safe="")
+    netloc = f"{parts.username}:{secret}@{parts.netloc.rpartition('@')[2]}"
+    return parts._replace(netloc=netloc, path=f"/{database}" if database else parts.path).geturl()
+
+
+async def test_unknown_database(database_url: str):
+    """A database that does not exist is a bad setting; waiting for it would be for ever, patient or not."""
+    with pytest.raises(errors.BadSetting, match=r"ALERTWELL_DATABASE_URL.*nowhere"):
+        async with pool.open_database(changed(database_url, database="nowhere"), patient=True):
+            pass
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://me:pa/ss/word@host/name",
+        "postgresql://me:secret#word@host/name",
+        "postgresql://me:sec:ret@host:port/name",
+        "postgresql://host/name?sslmode=nonsense",
+        "mysql://host/name",
+    ],
+)
+async def test_an_address_that_cannot_be_read(dsn: str):
+    """What is wrong with an address is said without a part of the password in it."""
+    with pytest.raises((errors.BadSetting, errors.DatabaseUnavailable)) as caught:
+        await pool.connect(dsn)
+    assert not any(part in str(caught.value) for part in ("ss/word", "'pa'", "secret", "ret@"))
+
+
+@pytest.fixture
+def unused_tcp_port_of() -> int:
+    """A port that nobody listens on."""
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+async def test_nobody_is_there(unused_tcp_port_of: int):
+    """A refused connection is DatabaseUnavailable: it may come."""
+    with pytest.raises(errors.DatabaseUnavailable, match="cannot reach PostgreSQL"):
+        async with pool.open_database(f"postgresql://a:b@127.0.0.1:{unused_tcp_port_of}/c"):
+            pass
+
+
+async def test_patient_open_waits_and_loss_is_translated():
+    """Opened before its server is there, a pool waits; what stops is DatabaseUnavailable, and comes back by itself."""
+    with tempfile.TemporaryDirectory(prefix=postgres.PREFIX, dir=postgres.quick_folder()) as folder:
+        home = Path(folder, "postgres")
+        async with embedded.Cluster(home, durable=False) as cluster:
+            dsn = cluster.dsn
+
+        opened: asyncio.Future[pool.Database] = asyncio.get_running_loop().create_future()
+        close = asyncio.Event()
+
+        async def use() -> None:
+            async with pool.open_database(dsn, patient=True) as database:
+                opened.set_result(database)
+                await close.wait()
+
+        task = asyncio.create_task(use())
+        await asyncio.wait([opened], timeout=0.2)
+        assert not opened.done()
+        async with embedded.Cluster(home, durable=False):
+            database = await opened
+            await database.ping()
+        with pytest.raises(errors.DatabaseUnavailable):
+            await database.ping()
+        async with embedded.Cluster(home, durable=False):
+            await database.ping()
+            close.set()
+            await task
+
+
+async def test_a_terminated_backend(database: pool.Database, pool: asyncpg.Pool):
+    """A connection that the server ends, idle or in a transaction, is DatabaseUnavailable once, and the next one works."""
+
+    async def transaction() -> None:
+        async with database.transaction() as connection:
+            await pool.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
+            await connection.execute("SELECT 1")
+
+    async def alone() -> None:
+        async with database.connection() as connection:
+            await connection.fetchval("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    for ended in (transaction, alone):
+        with pytest.raises(errors.DatabaseUnavailable):
+            await ended()
+        await database.ping()
+
+
+async def test_a_cancelled_statement(database: pool.Database):
+    """A statement that a time limit ends is DatabaseUnavailable: tried again, not a bug."""
+
+    async def long() -> None:
+        async with database.transaction() as connection:
+            await connection.execute("SET LOCAL statement_timeout = 1")
+            await connection.execute("SELECT pg_sleep(10)")
+
+    with pytest.raises(errors.DatabaseUnavailable, match="QueryCanceledError"):
+        await long()
+
+
+async def test_read_only_and_back(database_url: str, admin_url: str):
+    """A server that takes no writes is DatabaseUnavailable, and its connections are not used again."""
+    name = urlsplit(database_url).path.removeprefix("/")
+    admin = await asyncpg.connect(admin_url)
+    try:
+        await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        async with pool.open_database(database_url, size=4) as database:
+            async with database.connection(), database.connection():
+                pass  # two that know nothing of what comes
+            await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+            with pytest.raises(errors.DatabaseUnavailable, match="read-only"):
+                await rows.enrol(database, 1)
+            await rows.enrol(database, 1)
+    finally:
+        await admin.close()
+
+
+async def test_several_hosts_find_the_one_that_writes(
+    database_url: str, admin_url: str, unused_tcp_port_of: int
+):
+    """Of several hosts the first that takes writes is used; where none does, DatabaseUnavailable."""
+    parts = urlsplit(database_url)
+    name = parts.path.removeprefix("/")
+    admin = await asyncpg.connect(admin_url)
+    try:
+        host = await admin.fetchval(
+            "SELECT split_part(setting, ',', 1) FROM pg_settings WHERE name = 'unix_socket_directories'"
+        )
+        port = await admin.fetchval("SELECT setting FROM pg_settings WHERE name = 'port'")
+        hosts = quote("127.0.0.1,{}".format(host.strip('" ')), safe="")
+        who = f"{parts.username}:{quote(parts.password or '', safe='')}"
+        dsn = f"postgresql://{who}@/{name}?host={hosts}&port={unused_tcp_port_of},{port}"
+        async with pool.open_database(dsn, size=1) as database:
+            await database.ping()
+            await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+            with pytest.raises(errors.DatabaseUnavailable):
+                await pool.connect(dsn)
+            connection = await pool.connect(f"{dsn}&target_session_attrs=any")
+            await connection.close()
+    finally:
+        await admin.close()
+
+
+async def test_too_many_connections(database_url: str, admin_url: str):
+    """A database that has no connection left is DatabaseUnavailable: it passes."""
+    name = urlsplit(database_url).path.removeprefix("/")
+    async with rows.role(admin_url) as dsn:
+        admin = await asyncpg.connect(admin_url)
+        try:
+            await admin.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 0")
+            with pytest.raises(errors.DatabaseUnavailable, match="too many connections"):
+                await pool.connect(dsn)
+        finally:
+            await admin.close()
+
+
+async def test_passwords():
+    """A wrong password is a bad setting that is not repeated; one that is changed later is a passing trouble of a service."""
+    with tempfile.TemporaryDirectory(prefix=postgres.PREFIX, dir=postgres.quick_folder()) as folder:
+        async with embedded.Cluster(Path(folder, "postgres"), durable=False) as cluster:
+            with pytest.raises(errors.BadSetting, match="ALERTWELL_DATABASE_URL") as caught:
+                await pool.connect(changed(cluster.dsn, password="hunter2"))
+            assert "hunter2" not in str(caught.value)
+            async with pool.open_database(cluster.dsn, size=2) as database, database.connection():
+                admin = await asyncpg.connect(cluster.admin_dsn)
+                await admin.execute(f"ALTER ROLE {urlsplit(cluster.dsn).username} PASSWORD 'another'")
+                await admin.close()
+                with pytest.raises(errors.DatabaseUnavailable, match="password"):
+                    await database.ping()
+
+
+async def test_sessions_are_ours(database: pool.Database):
+    """Whatever the server's defaults: UTC, READ COMMITTED, and an end to transactions of a client that vanished."""
+    async with database.transaction() as connection:
+        shown = await connection.fetchrow(
+            """
+            SELECT current_setting('timezone'), current_setting('transaction_isolation'),
+                   current_setting('idle_in_transaction_session_timeout'), current_setting('application_name')
+            """
+        )
+    assert tuple(shown) == ("UTC", "read committed", "1min", "alertwell")
+
+
+async def test_a_standby_that_cannot_number_is_no_bug(database: pool.Database):
+    """What only a primary can tell, asked of a standby, is DatabaseUnavailable."""
+
+    async def ask() -> None:
+        async with database.transaction() as connection:
+            await connection.execute(
+                "DO $$ BEGIN RAISE 'recovery is in progress' USING ERRCODE = '55000'; END $$"
+            )
+
+    with pytest.raises(errors.DatabaseUnavailable, match="recovery"):
+        await ask()
+    await database.ping()

@@ -1,0 +1,187 @@
+"""The wall between readers: each view and function shows a role its own tenants, whatever it asks."""
+
+import asyncpg
+import pytest
+
+from service import model
+from service.store import feed, pool, streams
+from tests.store import rows
+
+TENANT_OF = {
+    "tenants": "tenant_id::text",
+    "alerts": "tenant_id::text",
+    "change_feed": "tenant_id",
+    "coverage": "tenant_id::text",
+    "gaps": "tenant_id",
+    "rejects": "tenant_id::text",
+    "changes()": "tenant_id",
+}
+
+
+async def fill(database: pool.Database) -> list[rows.Owner]:
+    """Two tenants with something in every view."""
+    owners = await rows.owners(database, 2)
+    for n, one in enumerate(owners, 1):
+        secret = f"secret of {n}"
+        await one.store(
+            rows.alert(f"{secret}:1", title=secret),
+            rejects=[model.Reject("not JSON", secret.encode())],
+            folded=rows.interval(0, 1) | rows.interval(2, 3),
+        )
+        await streams.note_gap(
+            database,
+            one.lease,
+            "siem",
+            one.poll,
+            span=(rows.hour(1), rows.hour(2)),
+            reason=secret,
+            sample=b"",
+        )
+    await feed.number(database)
+    return owners
+
+
+async def tenants_in(reader: asyncpg.Connection, relation: str) -> set[str]:
+    return {row[0] for row in await reader.fetch(f"SELECT {TENANT_OF[relation]} FROM soc.{relation}")}
+
+
+@pytest.mark.parametrize("relation", TENANT_OF)
+async def test_a_reader_sees_its_tenants_only(database: pool.Database, admin_url: str, relation: str):
+    """One tenant, all tenants, none: what `reader` names is what is seen, and nothing else in any column."""
+    one, two = (str(each.lease.tenant_id) for each in await fill(database))
+    async with rows.reader(admin_url, rows.tenant_id(1)) as reader:
+        assert await tenants_in(reader, relation) == {one}
+        text = str(await reader.fetch(f"SELECT v::text FROM soc.{relation} v"))
+        assert "secret of 2" not in text
+        assert two not in text
+        assert await reader.fetch(f"SELECT FROM soc.{relation} WHERE {TENANT_OF[relation]} = $1", two) == []
+    async with rows.reader(admin_url, None) as reader:
+        assert await tenants_in(reader, relation) == {one, two}
+    async with rows.reader(admin_url, rows.tenant_id(1), rows.tenant_id(2), rows.tenant_id(3)) as reader:
+        assert await tenants_in(reader, relation) == {one, two}
+    async with rows.reader(admin_url) as reader:
+        assert await tenants_in(reader, relation) == set()
+
+
+async def test_every_view_is_in_the_leak_test(pool: asyncpg.Pool):
+    """A view of soc that shows tenants is among those that are tested for leaks."""
+    found = await pool.fetch(
+        """
+        SELECT relname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid AND attname IN ('tenant_id', 'raw')
+        WHERE relnamespace = 'soc'::regnamespace GROUP BY relname
+        """
+    )
+    assert {row[0] for row in found} == set(TENANT_OF) - {"changes()"}
+
+
+@pytest.mark.parametrize("relation", TENANT_OF)
+async def test_a_leaky_condition_sees_no_foreign_row(database: pool.Database, admin_url: str, relation: str):
+    """A reader's own function, cheaper than any comparison, is not called with a value of another tenant."""
+    await fill(database)
+    async with rows.reader(admin_url, rows.tenant_id(1)) as reader:
+        heard: list[str] = []
+        reader.add_log_listener(lambda _, message: heard.append(message.message))
+        await reader.execute(
+            """
+            CREATE FUNCTION pg_temp.leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001
+            AS $$ BEGIN RAISE NOTICE 'leak %', $1; RETURN true; END $$
+            """
+        )
+        columns = await reader.fetch(f"SELECT * FROM soc.{relation}")
+        for name in columns[0].keys():  # noqa: SIM118 - a record is no dictionary
+            await reader.fetch(f'SELECT count(*) FROM soc.{relation} v WHERE pg_temp.leak(v."{name}"::text)')
+        await reader.fetch(f"SELECT count(*) FROM soc.{relation} v WHERE pg_temp.leak(v::text)")
+    leaked = [
+        text
+        for text in heard
+        if "secret of 2" in text or str(rows.tenant_id(2)) in text or "Contoso 2" in text
+    ]
+    assert leaked == []
+    assert any("Contoso 1" in text for text in heard)
+
+
+async def test_a_leaky_condition_on_the_tenant_s_columns(
+    database: pool.Database, pool: asyncpg.Pool, admin_url: str
+):
+    """The tenants joined to alerts are behind the wall too, where a condition could be run before the join."""
+    await fill(database)
+    await pool.execute("ANALYZE")
+    async with rows.reader(admin_url, rows.tenant_id(1)) as reader:
+        for column in ("tenant_name", "labels ->> 'x'", "external_ref"):
+            with pytest.raises(asyncpg.InvalidTextRepresentationError) as caught:
+                await reader.fetch(
+                    f"SELECT full_id FROM soc.alerts WHERE (coalesce({column}, tenant_name))::int = 1"
+                )
+            assert "Contoso 1" in str(caught.value)
+
+
+async def test_private_tables_are_closed(database: pool.Database, admin_url: str):
+    """A reader names nothing of schema alertwell, and writes nothing through a view."""
+    await fill(database)
+    async with rows.reader(admin_url, rows.tenant_id(1)) as reader:
+        private = await reader.fetch(
+            """
+            SELECT oid::regclass::text FROM pg_class
+            WHERE relnamespace::regnamespace::text = 'alertwell' AND relkind IN ('r', 'v')
+            """
+        )
+        assert len(private) > 15
+        for (relation,) in private:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await reader.fetch(f"SELECT FROM {relation}")
+        for statement in (
+            "INSERT INTO alertwell.reader VALUES (current_user, NULL)",
+            "DELETE FROM soc.alerts",
+            "UPDATE soc.tenants SET name = 'mine'",
+            "INSERT INTO soc.feed VALUES (1)",
+        ):
+            with pytest.raises(
+                (
+                    asyncpg.InsufficientPrivilegeError,
+                    asyncpg.ObjectNotInPrerequisiteStateError,
+                    asyncpg.FeatureNotSupportedError,
+                )
+            ):
+                await reader.execute(statement)
+
+
+async def test_no_view_is_without_its_wall(pool: asyncpg.Pool):
+    """Whatever view filters by reader is a security_barrier; whatever soc view is none has another one below it."""
+    found = await pool.fetch(
+        """
+        SELECT c.oid::regclass::text AS name, coalesce('security_barrier=true' = ANY (c.reloptions), false) AS barrier,
+               pg_get_viewdef(c.oid) AS text
+        FROM pg_class c WHERE c.relkind = 'v' AND c.relnamespace IN ('soc'::regnamespace, 'alertwell'::regnamespace)
+        """
+    )
+    for view in found:
+        if "alertwell.reader" in view["text"]:
+            assert view["barrier"], view["name"]
+    assert {view["name"] for view in found if view["name"].startswith("soc.") and not view["barrier"]} == {
+        "soc.alerts",
+        "soc.feed",
+    }
+
+
+async def test_the_feed_s_place_is_the_same_for_all(database: pool.Database, admin_url: str):
+    """soc.feed has no tenants in it; a reader's page ends at its own last change, wherever the head is."""
+    await fill(database)
+    async with rows.reader(admin_url, rows.tenant_id(1)) as reader:
+        assert await reader.fetchval("SELECT head_seq FROM soc.feed") == 2
+        assert len(await reader.fetch("SELECT * FROM soc.changes(0, 10)")) == 1
+        assert await reader.fetch("SELECT * FROM soc.changes(2)") == []
+        with pytest.raises(asyncpg.InvalidParameterValueError):
+            await reader.fetch("SELECT * FROM soc.changes(3)")
+
+
+async def test_a_role_that_is_set_counts(database: pool.Database, admin_url: str):
+    """SET ROLE to a reader narrows a superuser to what that reader sees."""
+    await fill(database)
+    async with rows.reader(admin_url, rows.tenant_id(1), name="narrow_reader"):
+        admin = await asyncpg.connect(admin_url)
+        try:
+            assert len(await tenants_in(admin, "alerts")) == 2
+            await admin.execute("SET ROLE narrow_reader")
+            assert len(await tenants_in(admin, "alerts")) == 1
+        finally:
+            await admin.close()
