@@ -23,7 +23,7 @@ from service import clouds, errors, log, process, settings
 from service.auth import modes, sealing, tokens
 from service.ingest import ownership, plan, reading, retention, scheduler, sequencer, worker
 from service.metrics import Metrics
-from service.sources import registry
+from service.sources import contract, registry
 from service.store import feed, pool, schema
 from service.store.embedded import Cluster
 from service.transport import budget, client, pace
@@ -73,6 +73,18 @@ def quotas() -> dict[str, tuple[pace.Quota, ...]]:
         for source in registry.SOURCES.values()
         if source.quota
     }
+
+
+def fallback(config: settings.Settings) -> contract.Source | None:
+    """What stands in for sources that end, where the settings name it. Raises errors.BadSetting."""
+    name = config.fallback_source
+    if name is None:
+        return None
+    if name not in registry.SOURCES:
+        raise errors.BadSetting(
+            f"ALERTWELL_FALLBACK_SOURCE={name[:40]!r}: must be {' or '.join(registry.SOURCES)}"
+        )
+    return registry.SOURCES[name]
 
 
 def shared_app(config: settings.Settings) -> modes.SharedApp | None:
@@ -171,6 +183,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             rules=plan.Rules(config.poll_interval, config.live_span, config.overlap),
             clock=reading.Clock(),
             metrics=measured,
+            fallback=fallback(config),
         )
         polls = worker.Worker(
             desk, replica_id, slots=config.max_concurrent_polls, budget=config.poll_budget.total_seconds()

@@ -56,6 +56,11 @@ class Metrics:
         self.alerts = counter("alerts_total", "Items of answers, by what became of them.", "source", "result")
         self.items = counter("items_total", "Top-level records of answers.", "source")
         self.rejects = counter("rejects_total", "Records and bodies kept as rejects.", "source")
+        self.warnings = counter(
+            "warnings_total",
+            "What answers held and was not followed, such as a link to another host.",
+            "source",
+        )
         self.requests = counter("requests_total", "Requests sent, by status or error.", "service", "status")
         self.request_seconds = histogram(
             "request_seconds", "Seconds from sending a request to the end of its answer.", _WORK, "service"
@@ -124,6 +129,7 @@ class SourceMetrics:
         self._results = {result: metrics.alerts.labels(source, result) for result in RESULTS}
         self._items = metrics.items.labels(source)
         self._rejects = metrics.rejects.labels(source)
+        self._warnings = metrics.warnings.labels(source)
 
     def poll(self, outcome: str) -> None:
         """Count one poll; `outcome` is `complete`, `catching_up` or an errors.Kind."""
@@ -144,6 +150,10 @@ class SourceMetrics:
     def rejected(self, number: int) -> None:
         """Count rejects that were kept, bodies included."""
         self._rejects.inc(number)
+
+    def warned(self, number: int) -> None:
+        """Count what answers held that was not followed."""
+        self._warnings.inc(number)
 
 
 class ServiceMetrics:

@@ -227,7 +227,8 @@ class Stream:
     """One tenant's feed from one source, as its row and its progress say. The owner's copy moves on with what it stores.
 
     `coverage` holds all that is proven; `unfolded` is the part of it that stands in stream_progress (or nowhere yet) and
-    joins the stream's row with the next storing transaction or flush. `overlap` is None until one was learned.
+    joins the stream's row with the next storing transaction or flush. `overlap` is None until one was learned. `gone_since` is
+    when the source was first missing without having been back since; `history` how alerts from before `enrolled_at` arrive.
     """
 
     tenant_id: UUID
@@ -243,11 +244,16 @@ class Stream:
     failures: int = 0
     state: StreamState = "new"
     state_reason: str | None = None
+    gone_since: datetime | None = None
+    history: Arrival = "initial"
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Item accounting: items = inserted + updated + unchanged + stale + duplicate + rejected, for every poll."""
+    """Item accounting: items = inserted + updated + unchanged + stale + duplicate + rejected, for every poll.
+
+    All of them are top-level records: incidents where a source has these, and then `nested` counts the alerts inside.
+    """
 
     items: int = 0
     inserted: int = 0
@@ -256,6 +262,7 @@ class Counts:
     stale: int = 0
     duplicate: int = 0
     rejected: int = 0
+    nested: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -266,6 +273,7 @@ class Counts:
             self.stale + other.stale,
             self.duplicate + other.duplicate,
             self.rejected + other.rejected,
+            self.nested + other.nested,
         )
 
     @property

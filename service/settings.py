@@ -84,6 +84,12 @@ def _names(value: object) -> tuple[str, ...]:
     return names
 
 
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", value.strip()):
+        raise ValueError("must be the name of one source, such as: graph_alerts")
+    return value.strip()
+
+
 def _strings(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, (tuple, list)) else []
 
@@ -192,6 +198,9 @@ class Settings(BaseSettings):
     once such a secret is stored."""
     default_sources: Annotated[tuple[str, ...], BeforeValidator(_names)] = ("siem",)
     """What a new tenant is read from where none is named; names separated by blanks."""
+    fallback_source: Annotated[str, BeforeValidator(_name)] | None = None
+    """Source that a tenant is enrolled with by itself where one of its own is retired, such as `graph_alerts` after the
+    end of the SIEM API. No default: it needs a permission of its own in each tenant."""
     cloud: Annotated[Literal["public", "gcc", "gcc-high", "dod", "china"], BeforeValidator(_lowered)] = (
         "public"
     )

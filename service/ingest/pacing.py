@@ -42,13 +42,14 @@ def failed(
     failures: int,
     interval: timedelta,
     gone_for: timedelta,
+    gone_for_good: timedelta = GONE_FOR_GOOD,
     dice: random.Random,
 ) -> Verdict:
     """The live window could not be read. `failures` counts the ones in a row before this one; `gone_for` says since when the
     source has been missing.
 
     throttled: what the answer said, or a backoff, the longer, up to 1 h; transient: backoff with full jitter up to 15 min;
-    attention: 1 h, or at once when the cause is fixed; gone: transient for 24 h, then retired and doubling to 6 h.
+    attention: 1 h, or at once when the cause is fixed; gone: transient until `gone_for_good`, then retired and doubling to 6 h.
     """
     count = failures + 1
     reason = str(failure)
@@ -62,7 +63,7 @@ def failed(
             # where many wait on one cause, they do not come back in the same second
             wait = min(failure.retry_after or _ATTENTION, _ATTENTION)
             return Verdict("needs_attention", reason, count, wait * (1 + dice.uniform(0, _JITTER)))
-        case errors.Gone() if gone_for >= GONE_FOR_GOOD:
+        case errors.Gone() if gone_for >= gone_for_good:
             wait = min(interval.total_seconds() * 2 ** min(count, 16), _GONE_MOST)
             return Verdict("retired", reason, count, wait)
         case _:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Final
 
 from service import model, timestamps
+from service.ingest import pacing
 from service.intervals import FOREVER, Intervals
 
 NARROWEST: Final = timedelta(milliseconds=1)
@@ -19,6 +21,8 @@ FIRST_WIDTH: Final = timedelta(hours=6)
 WIDEST: Final = timedelta(days=4)
 TARGET_ITEMS: Final = 4_000
 TARGET_BYTES: Final = 8 * 1024 * 1024
+TARGET_SHARE: Final = 0.7
+"""Of what one answer can hold: fuller ones are too often cut, emptier ones too many."""
 MOST_RANGES: Final = 200
 _DAY: Final = timedelta(days=1)
 _OUTSIDE: Final = timedelta(seconds=1)
@@ -31,6 +35,7 @@ class Rules:
     poll_interval: timedelta
     live_span: timedelta
     overlap: timedelta
+    gone_for_good: timedelta = pacing.GONE_FOR_GOOD
 
 
 def overlap_of(stream: model.Stream, rules: Rules) -> timedelta:
@@ -72,25 +77,35 @@ def gap_window(open_gaps: Intervals, width: timedelta) -> model.Window | None:
     return None
 
 
-def next_width(span: timedelta, items: int, size: int) -> timedelta:
-    """How wide the next gap window may be, from what one of `span` brought: aims at TARGET_ITEMS and TARGET_BYTES."""
+def next_width(span: timedelta, items: int, size: int, most: int | None = None) -> timedelta:
+    """How wide the next gap window may be, from what one of `span` brought: aims at TARGET_ITEMS and TARGET_BYTES, and at
+    TARGET_SHARE of the `most` records that an answer can hold.
+    """
     if not items:
         return min(span * 4, WIDEST)
-    factor = min(TARGET_ITEMS / items, TARGET_BYTES / max(size, 1), 4.0)
+    target = TARGET_ITEMS if most is None else min(TARGET_ITEMS, most * TARGET_SHARE)
+    factor = min(target / items, TARGET_BYTES / max(size, 1), 4.0)
     return max(min(span * factor, WIDEST), NARROWEST)
 
 
-def split(window: model.Window, times: Sequence[datetime] = ()) -> tuple[model.Window, model.Window] | None:
+def split(
+    window: model.Window, times: Sequence[datetime] = (), *, mutable: bool = False
+) -> tuple[model.Window, model.Window] | None:
     """(older, newer) parts of a window whose answer may have been cut, or None where it cannot be narrowed.
 
     Just above the oldest time of a full answer if that lies inside: what is missing is most likely older. Above it by so
     much that the newer part, which is asked for with a millisecond around it, does not bring that record again and with it
     just as many. Else at the median, else in the middle (also for answers that were too large, whose times nobody saw).
+
+    Records that change are cut by their making and not by their update: among the newer ones there are others, made long
+    ago, that the answer does not show. So there the newer part gets some of the times only.
     """
     candidates = []
     if times:
         ordered = sorted(times)
         candidates = [ordered[0] + 2 * NARROWEST, ordered[len(ordered) // 2]]
+        if mutable:
+            candidates.insert(0, ordered[round(len(ordered) * (1 - TARGET_SHARE))])
     candidates.append(window.since + window.span / 2)
     for candidate in candidates:
         border = timestamps.floor_ms(candidate)
@@ -100,6 +115,32 @@ def split(window: model.Window, times: Sequence[datetime] = ()) -> tuple[model.W
                 model.Window(border, window.until, window.kind),
             )
     return None
+
+
+def newest(window: model.Window, width: timedelta) -> tuple[model.Window, model.Window] | None:
+    """(rest, newest part of about this width) of a window, or None where it is no wider."""
+    border = timestamps.floor_ms(window.until - width)
+    if not window.since < border < window.until:
+        return None
+    return (
+        model.Window(window.since, border, window.kind),
+        model.Window(border, window.until, window.kind),
+    )
+
+
+def prefix(window: model.Window, times: Sequence[datetime]) -> tuple[model.Window, model.Window] | None:
+    """(whole, rest) of a window whose cut answer is in the order of its update times, oldest first: all but the last
+    millisecond that it reaches is whole. None where the order is another one, or nothing is whole.
+    """
+    if not times or any(later < earlier for earlier, later in pairwise(times)):
+        return None
+    border = timestamps.floor_ms(times[-1])
+    if not window.since < border < window.until:
+        return None
+    return (
+        model.Window(window.since, border, window.kind),
+        model.Window(border, window.until, window.kind),
+    )
 
 
 def proof(window: model.Window, date: datetime | None, ours: datetime, overlap: timedelta) -> Intervals:
@@ -135,8 +176,19 @@ def arrival(stream: model.Stream, kind: model.WindowKind, moment: datetime) -> m
     if stream.backfill.contains(moment):
         return "backfill"
     if moment < stream.enrolled_at:
-        return "initial"
+        return stream.history
     return "live" if kind == "live" else "catch_up"
+
+
+def fallback_from(stream: model.Stream, rules: Rules) -> datetime | None:
+    """From where on another source has to stand in for a stream that is retired: the end of what it proved, or the start
+    of what it wanted.
+
+    Less the overlap, for two APIs do not date one alert alike.
+    """
+    proven = stream.coverage.upper
+    start = stream.wanted.lower if proven is None else proven - overlap_of(stream, rules)
+    return None if start is None else timestamps.floor_ms(start)
 
 
 def excess(coverage: Intervals) -> Intervals:

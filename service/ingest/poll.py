@@ -8,14 +8,15 @@ is tried again on a slow schedule; everything around it is stored.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from service import errors, model
 from service.ingest import plan, reading
 from service.intervals import Intervals
+from service.sources import contract
 from service.store import storing, streams
 
 _STEADY_FAILURES: Final = 3
@@ -32,6 +33,13 @@ _PIECES: Final = 128
 _NARROW: Final = timedelta(seconds=1)
 """A gap up to so wide that fails is set aside at once: it should not hold up older ones."""
 _POISON_RETRY: Final = timedelta(hours=1)
+_PAGES: Final = 50
+"""Of a window that cannot be narrowed, at most."""
+_PASSES: Final = 4
+"""Over these pages, until two bring the same."""
+_BROKEN: Final = 500
+_RELIEF: Final = timedelta(minutes=15)
+"""For so long a stream is read with a source's relief before it is asked for everything again."""
 
 
 @dataclass(slots=True)
@@ -40,8 +48,9 @@ class Memory:
 
     width: timedelta = plan.FIRST_WIDTH
     gap_failures: int = 0
+    relieved_until: datetime | None = None
+    fallen_back: bool = False
     poison: list[tuple[Intervals, datetime]] = field(default_factory=list)
-    gone_since: float | None = None
 
     def avoided(self, now: datetime) -> Intervals:
         """Parts that failed for good and are not due again yet."""
@@ -62,6 +71,7 @@ class Tally:
     stored: bool = False
     live_date: datetime | None = None
     undated: bool = False
+    relieved: bool = False
     gap_error: str | None = None
 
 
@@ -147,10 +157,14 @@ class Poll:
         """
         healthy = False
         in_a_row = 0
+        width: timedelta | None = None  # known once an answer was full
         for _ in range(_PIECES):
             if not parts or (healthy and self.spent):
                 return  # what is left of a live window is a gap from now on
             part = parts.pop()
+            if width is not None and width < part.span and (cut := plan.newest(part, width)):
+                older, part = cut
+                parts.append(older)
             try:
                 got = await self._read(part)
             except (errors.Throttled, errors.Attention, errors.Gone):
@@ -178,28 +192,106 @@ class Poll:
             else:
                 healthy = True
                 in_a_row = 0
-                if got.full and (pieces := plan.split(part, got.times)):
+                if got.rest:
+                    parts.append(got.rest)
+                elif got.full and (pieces := plan.split(part, got.times, mutable=self._source.mutable)):
                     parts = [*parts, *pieces]
-                elif got.full:
+                    if self._most is not None:
+                        width = self._memory.width = pieces[1].span
+                elif got.full and not await self._page(part, got):
                     await self._set_aside(
                         part, errors.Refused("a full answer whose window cannot be narrowed")
                     )
+                elif width is not None:
+                    width = plan.next_width(part.span, got.items, got.size, self._most)
 
-    async def _read(self, window: model.Window) -> reading.Reading:
+    @property
+    def _source(self) -> contract.Source:
+        return self._desk.sources[self.tally.stream.source]
+
+    @property
+    def _most(self) -> int | None:
+        """What bounds an answer; what comes in the order of its update times is read on from where it was cut."""
+        return None if self.tally.stream.parameters.get("ordered") else self._source.most
+
+    async def _page(self, window: model.Window, first: reading.Reading) -> bool:
+        """Read a full answer's window page by page; whether it is proven.
+
+        A record that leaves the window between two pages moves others to the page that was read before. So two passes
+        have to bring the same; what left is newer now and found by its new time.
+        """
+        before = None
+        for _ in range(_PASSES):
+            got, digest, times = first, first.digest, [*first.times]
+            for _ in range(_PAGES):
+                if got.next is None:
+                    break
+                got = await self._read(window, got.next)
+                digest += got.digest
+                times += got.times
+            if got.full:
+                return False
+            if digest == before:
+                self.tally.stream = reading.proven(self._desk, self.tally.stream, window, first.date, times)
+                return True
+            before = digest
+            first = await self._read(window)
+            if not first.full:
+                return True  # it has become less meanwhile, and proven itself
+        return False
+
+    async def _read(self, window: model.Window, further: model.Request | None = None) -> reading.Reading:
         tally = self.tally
-        got = await reading.read(self._desk, self._lease, self._access, tally.stream, self._record, window)
+        got = await self._ask(window, further)
         tally.stream = got.stream
         tally.counts += got.counts
         tally.windows += 1
         tally.stored = tally.stored or got.stored
         tally.undated = tally.undated or not got.dated
-        if window.kind == "gap" and not got.full:
-            self._memory.width = plan.next_width(window.span, got.counts.items, got.size)
+        if window.kind == "gap" and not got.full and further is None:
+            self._memory.width = plan.next_width(window.span, got.items, got.size, self._most)
         if got.foreign:
             raise errors.Refused(
                 "the source answers another window than asked for; stored, and nothing is proven by it"
             )
+        if got.full and got.warnings and got.next is None and got.items < (self._source.most or 0):
+            raise errors.Refused(f"the answer goes on where it cannot be followed ({got.warnings[0]})")
         return got
+
+    async def _ask(self, window: model.Window, further: model.Request | None) -> reading.Reading:
+        """One answer; where the service breaks over what is asked for, with the source's relief."""
+        stream, memory = self.tally.stream, self._memory
+        own = stream.parameters
+        lighter = {**own, **self._source.relief}
+        now = self._desk.clock.now()
+        relieved = lighter != own and memory.relieved_until is not None and now < memory.relieved_until
+        try:
+            got = await self._one(window, further, lighter if relieved else own)
+        except errors.Transient as failure:
+            if failure.status != _BROKEN or relieved or lighter == own:
+                raise
+            if further is not None:
+                memory.relieved_until = now + _RELIEF  # all pages of a window have to be asked for alike
+                raise
+            got = await self._one(window, None, lighter)
+            memory.relieved_until = now + _RELIEF
+            relieved = True
+        self.tally.relieved = self.tally.relieved or relieved
+        return got
+
+    async def _one(
+        self, window: model.Window, further: model.Request | None, parameters: Mapping[str, Any]
+    ) -> reading.Reading:
+        return await reading.read(
+            self._desk,
+            self._lease,
+            self._access,
+            self.tally.stream,
+            self._record,
+            window,
+            parameters=parameters,
+            further=further,
+        )
 
     async def _set_aside(self, window: model.Window, failure: errors.PollFailure) -> None:
         self._memory.poison.append((Intervals.window(window), self._desk.clock.now() + _POISON_RETRY))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
+
+import structlog
 
 from service import metrics, model
 from service.ingest import plan
@@ -16,6 +18,7 @@ from service.sources import contract
 from service.store import alerts, pool, storing
 
 _PROMPT = timedelta(seconds=2)
+_log = structlog.get_logger(__name__)
 
 
 class Sender(Protocol):
@@ -73,23 +76,34 @@ class Desk:
     rules: plan.Rules
     clock: Clock
     metrics: metrics.Metrics
+    fallback: contract.Source | None = None
+    """What takes the place of a source that is gone for good (FALLBACK_SOURCE)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What became of one window: the stream as it is now, what was counted, and whether its date could prove anything.
+    """What became of one answer: the stream as it is now, what was counted, and whether its date could prove anything.
 
-    `full` asks for the window to be split; `times` are the update times seen, for choosing where.
+    `full` asks for the window to be split, or read on from `rest` where the API keeps to the order that it was asked for;
+    `times` are the update times seen, for choosing where, and `next` goes on from here where it cannot be split. `items` are
+    top-level records; `digest` is the same for the same records, in any order, and adds up over pages. `warnings` as in
+    model.Page.
     """
 
     stream: model.Stream
     counts: model.Counts
+    items: int
     size: int
     stored: bool
+    date: datetime | None
     dated: bool
     full: bool
+    rest: model.Window | None
     foreign: bool
     times: tuple[datetime, ...]
+    next: model.Request | None
+    digest: int
+    warnings: tuple[str, ...]
 
 
 async def read(
@@ -99,28 +113,38 @@ async def read(
     stream: model.Stream,
     poll: storing.Poll,
     window: model.Window,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    further: model.Request | None = None,
 ) -> Reading:
-    """Read one window and store what is new. Raises errors.PollFailure, LeaseLost, DatabaseUnavailable."""
+    """Read one window and store what is new. Raises errors.PollFailure, LeaseLost, DatabaseUnavailable.
+
+    `parameters` stand for the stream's own. `further` is the request for a further page of a window that cannot be
+    narrowed: stored like any other, and what it proves is for the caller to say (`proven`), who sees all pages.
+    """
     source = desk.sources[stream.source]
-    request = source.request(window, stream.parameters)
+    asked_for = further or source.request(window, stream.parameters if parameters is None else parameters)
     asked = desk.clock.ours()
-    async with desk.sender.send(access, request) as answer:
+    async with desk.sender.send(access, asked_for) as answer:
         if desk.clock.ours() - asked < _PROMPT:  # a slow body says nothing about clocks
             desk.clock.learn(answer.date)
-        page = source.read(answer.body, window, stream.tenant_id)
+        page = source.read(answer.body, window, stream.tenant_id, asked=asked_for, base_url=answer.base_url)
         date, size = answer.date, len(answer.body)
         del (
             answer
         )  # records hold what they need of the body: storing them takes long enough to do without the rest
-        times = tuple(alert.last_processed_at for alert in page.alerts)
+        for warning in page.warnings:
+            _log.warning("answer_warning", warning=warning)
+        times = page.times
         foreign = plan.outside(window, times)
         dated = plan.credible(date, desk.clock.ours())
+        parts = plan.prefix(window, times) if page.full and stream.parameters.get("ordered") else None
+        whole, rest = parts or (None if page.full else window, None)
         proof = Intervals()
         moved = stream.watermark
-        if not page.full and not foreign:
-            overlap = plan.overlap_of(stream, desk.rules)
-            proof = plan.proof(window, date, desk.clock.ours(), overlap) & stream.wanted
-            moved = plan.watermark(stream, window, times)
+        if whole and not foreign and further is None:
+            proof = _proof(desk, stream, whole, date)
+            moved = plan.watermark(stream, whole, times)
         sorted_alerts = alerts.Sorted((), (), 0, 0)
         if page.alerts:
             sorted_alerts = await alerts.sort(desk.database, stream.tenant_id, stream.source, page.alerts)
@@ -130,8 +154,8 @@ async def read(
             sorted=sorted_alerts,
             arrival=lambda alert: plan.arrival(stream, window.kind, alert.last_processed_at),
             rejects=page.rejects,
-            duplicates=page.duplicates,
-            items=page.items,
+            duplicates=page.duplicates + page.nested_duplicates,
+            items=_counted(page),
             watermark=moved,
             folded=stream.unfolded | proof,
             dropped=dropped,
@@ -142,14 +166,67 @@ async def read(
             unfolded, stored = Intervals(), True
         else:
             counts = model.Counts(
-                items=page.items,
+                items=_counted(page),
                 unchanged=sorted_alerts.unchanged,
                 stale=sorted_alerts.stale,
-                duplicate=page.duplicates,
+                duplicate=page.duplicates + page.nested_duplicates,
             )
             unfolded, stored = stream.unfolded | proof, False
     measured = desk.metrics.source(stream.source)
     measured.counts(counts)
     measured.rejected(counts.rejected)
-    now = replace(stream, coverage=coverage - dropped, unfolded=unfolded, watermark=moved)
-    return Reading(now, counts, size, stored, dated, page.full, foreign, times)
+    measured.warned(len(page.warnings))
+    return Reading(
+        stream=replace(stream, coverage=coverage - dropped, unfolded=unfolded, watermark=moved),
+        counts=counts,
+        items=page.items,
+        size=size,
+        stored=stored,
+        date=date,
+        dated=dated,
+        full=page.full,
+        rest=rest,
+        foreign=foreign,
+        times=times,
+        next=page.next,
+        digest=_digest(page),
+        warnings=page.warnings,
+    )
+
+
+def proven(
+    desk: Desk,
+    stream: model.Stream,
+    window: model.Window,
+    date: datetime | None,
+    times: Sequence[datetime],
+) -> model.Stream:
+    """The stream once all pages of a window are stored, the first of them dated `date`: like an idle poll's, the proof
+    travels with the next storing transaction or flush.
+    """
+    proof = _proof(desk, stream, window, date)
+    return replace(
+        stream,
+        coverage=stream.coverage | proof,
+        unfolded=stream.unfolded | proof,
+        watermark=plan.watermark(stream, window, times),
+    )
+
+
+def _proof(desk: Desk, stream: model.Stream, window: model.Window, date: datetime | None) -> Intervals:
+    overlap = plan.overlap_of(stream, desk.rules)
+    return plan.proof(window, date, desk.clock.ours(), overlap) & stream.wanted
+
+
+def _counted(page: model.Page) -> int:
+    """What the poll's counts are to add up to; see model.Page."""
+    return page.items + page.nested - len(page.incidents)
+
+
+def _digest(page: model.Page) -> int:
+    """A number of the top-level records in their versions: their order does not count, a record that is there twice does."""
+    if page.incidents or page.nested:
+        keys = [(incident.incident_id, incident.last_update) for incident in page.incidents]
+    else:
+        keys = [(alert.full_id, alert.last_processed_at) for alert in page.alerts]
+    return page.items + sum(hash(key) for key in keys)

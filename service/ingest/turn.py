@@ -5,22 +5,23 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import structlog
 
 from service import errors
-from service.ingest import pacing, poll, reading
+from service.ingest import pacing, plan, poll, reading
 from service.ingest.owned import Owned
 from service.ingest.slots import Slots
-from service.store import storing, streams
+from service.store import fallbacks, storing, streams
 
 _DATABASE_PAUSE = 5.0
 _GAP_BACKOFF_MOST = 15 * 60.0
 _UNDATED = (
     "the answers' Date header is missing or more than a day off: alerts are stored, nothing can be proven"
 )
+_RELIEVED = "the service breaks over all that is asked for (500): incidents are read, their alerts are for graph_alerts to bring"
 _log = structlog.get_logger(__name__)
 
 
@@ -50,6 +51,8 @@ class Turn:
             desk, owned.lease, owned.access, owned.stream, owned.memory, self._record, budget=budget
         )
         self.lease_lost = False
+        self.enrolled: streams.Owned | None = None
+        """A stream that stands in for this one from now on: for this owner to poll."""
 
     async def take(self) -> None:
         """Run the poll and settle what comes of it. Raises only CancelledError."""
@@ -113,7 +116,6 @@ class Turn:
             owned.due = (
                 self._started + pacing.complete(self._interval, gaps_left=False, dice=self._dice).delay
             )
-        owned.memory.gone_since = None
         owned.read_to = self._poll.tally.live_date
         self._moved()
 
@@ -127,7 +129,8 @@ class Turn:
         if not self._live and stream.state not in ("ok", "catching_up"):
             return  # gaps alone say nothing about the live window
         verdict = pacing.complete(self._interval, gaps_left=bool(self._poll.open_gaps()), dice=self._dice)
-        reason = _UNDATED if self._poll.tally.undated else None
+        tally = self._poll.tally
+        reason = _UNDATED if tally.undated else _RELIEVED if tally.relieved else None
         if (stream.state, stream.state_reason, stream.failures) == (verdict.state, reason, 0):
             return
         owned.flushed_at = 0.0  # what brought the change should be seen with it, not a minute later
@@ -136,42 +139,73 @@ class Turn:
         )
         if stream.failures:
             _log.info("stream_recovered", was=stream.state, failures=stream.failures)
-        owned.stream = replace(stream, state=verdict.state, state_reason=reason, failures=0)
+        owned.stream = replace(stream, state=verdict.state, state_reason=reason, failures=0, gone_since=None)
 
     async def _failed(self, failure: errors.PollFailure) -> None:
         owned = self._owned
         now = time.monotonic()
-        if isinstance(failure, errors.Gone):
-            owned.memory.gone_since = owned.memory.gone_since or now
-        else:
-            owned.memory.gone_since = None
+        stream = owned.stream
+        gone = isinstance(failure, errors.Gone)
+        clock = self._desk.clock.now()
         verdict = pacing.failed(
             failure,
-            failures=owned.stream.failures,
+            failures=stream.failures,
             interval=self._interval,
-            gone_for=timedelta(seconds=now - (owned.memory.gone_since or now)),
+            gone_for=clock - (stream.gone_since or clock),
+            gone_for_good=self._desk.rules.gone_for_good,
             dice=self._dice,
         )
         owned.first = False
         owned.due = owned.gap_due = now + verdict.delay
         if isinstance(failure, errors.BadBody):
-            self._desk.metrics.source(owned.stream.source).rejected(1)
-        if owned.stream.failures == 0:
+            self._desk.metrics.source(stream.source).rejected(1)
+        if stream.failures == 0 or (verdict.state == "retired" and stream.state != "retired"):
             # said once, then quiet until it is over: /metrics and soc.coverage have it all the time
             _log.warning("stream_failing", state=verdict.state, reason=verdict.reason)
-        await streams.record_failure(
+        # what nobody answered says neither that the source is gone nor that it is there
+        unknown = isinstance(failure, errors.Transient) and not isinstance(failure, errors.BadBody)
+        gone_since = await streams.record_failure(
             self._desk.database,
             owned.lease,
-            owned.stream.source,
+            stream.source,
             self._record,
             state=verdict.state,
             reason=str(failure),
             failures=verdict.failures,
             sample=failure.sample if isinstance(failure, errors.BadBody) else b"",
+            gone=True if gone else None if unknown else False,
         )
         owned.stream = replace(
-            owned.stream, state=verdict.state, state_reason=verdict.reason, failures=verdict.failures
+            stream,
+            state=verdict.state,
+            state_reason=verdict.reason,
+            failures=verdict.failures,
+            gone_since=gone_since,
         )
+        if verdict.state == "retired":
+            await self._fall_back()
+
+    async def _fall_back(self) -> None:
+        """Enrol what stands in for a source that is gone for good, where a setting names it; once."""
+        owned, fallback = self._owned, self._desk.fallback
+        since = plan.fallback_from(owned.stream, self._desk.rules)
+        if (
+            fallback is None
+            or since is None
+            or owned.memory.fallen_back
+            or owned.stream.source == fallback.name
+        ):
+            return
+        self.enrolled = await fallbacks.enrol(
+            self._desk.database,
+            owned.lease,
+            fallback.name,
+            parameters=fallback.check_parameters({}),
+            since=since,
+        )
+        owned.memory.fallen_back = True
+        if self.enrolled is not None:
+            _log.warning("fallback_enrolled", fallback=fallback.name, wanted_from=since.isoformat())
 
     def _later(self, seconds: float) -> None:
         self._owned.gap_due = time.monotonic() + seconds

@@ -197,6 +197,9 @@ class Worker:
             await turn.take()
         finally:
             self._ended(owned, lost=turn.lease_lost)
+        if turn.enrolled is not None and self._current(owned):
+            self.adopt([(owned.lease, turn.enrolled)])
+            self.start_due()
 
     def _ended(self, owned: Owned, *, lost: bool) -> None:
         task, owned.task = owned.task, None

@@ -51,6 +51,19 @@ class Source(Protocol):
         """Whether the top-level records are incidents, with alerts inside, and not alerts."""
         ...
 
+    @property
+    def most(self) -> int | None:
+        """How many top-level records one answer holds at most, None where no page says."""
+        ...
+
+    @property
+    def relief(self) -> Mapping[str, Any]:
+        """Parameters that take the place of a stream's own where the service answers 500 to these; empty where none help.
+
+        They may bring less of each record, never fewer records.
+        """
+        ...
+
     def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters in one spelling, so that equal wishes are equal values; they can be JSON.
 

@@ -7,6 +7,7 @@ and only its absence says that nothing follows.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -37,6 +38,8 @@ class GraphAlerts:
     roles: Final = frozenset({"SecurityAlert.Read.All", "SecurityAlert.ReadWrite.All"})
     mutable: Final = True
     incidents: Final = False
+    most: Final = TOP
+    relief: Final[Mapping[str, Any]] = MappingProxyType({})
 
     def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """`ordered` (default false) asks for `$orderby`, which no page documents; see sources.contract.Source."""

@@ -7,6 +7,7 @@ to bring a lasting 500 in large tenants: without it (`expand=false`) the inciden
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -27,6 +28,8 @@ class GraphIncidents:
     roles: Final = frozenset({"SecurityIncident.Read.All", "SecurityIncident.ReadWrite.All"})
     mutable: Final = True
     incidents: Final = True
+    most: Final = TOP
+    relief: Final[Mapping[str, Any]] = MappingProxyType({"expand": False})
 
     def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """`expand` (default true) asks for the alerts too; `ordered` (default false) for `$orderby`, which no page

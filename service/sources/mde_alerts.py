@@ -6,6 +6,7 @@ From the pages "List alerts API", "Alert resource type" and "OData queries". 10,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -28,6 +29,8 @@ class MdeAlerts:
     roles: Final = frozenset({"Alert.Read.All", "Alert.ReadWrite.All"})
     mutable: Final = True
     incidents: Final = False
+    most: Final = TOP
+    relief: Final[Mapping[str, Any]] = MappingProxyType({})
 
     def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """`ordered` (default false) asks for `$orderby`, which no page documents; see sources.contract.Source."""

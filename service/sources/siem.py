@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -120,6 +121,8 @@ class Siem:
     roles: Final[frozenset[str]] = frozenset()  # the portal makes the app; there is no role to grant
     mutable: Final = False
     incidents: Final = False
+    most: Final = None  # no page names a cap
+    relief: Final[Mapping[str, Any]] = MappingProxyType({})
 
     def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Device groups and tags that narrow the tenant's detections; see sources.contract.Source."""

@@ -7,6 +7,7 @@ ends points to the one that stays. A naming trap: an incident has `lastUpdateTim
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -29,6 +30,8 @@ class XdrIncidents:
     roles: Final = frozenset({"Incident.Read.All", "Incident.ReadWrite.All"})
     mutable: Final = True
     incidents: Final = True
+    most: Final = TOP
+    relief: Final[Mapping[str, Any]] = MappingProxyType({})
 
     def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """`ordered` (default false) asks for `$orderby`, which no page documents; see sources.contract.Source."""

@@ -21,7 +21,7 @@ from service import app, clouds, intervals, model, settings, timestamps
 from service.auth import modes, tokens
 from service.ingest import owned, plan, poll, reading, slots, turn
 from service.metrics import Metrics
-from service.simulator import server, ticks, world
+from service.simulator import cases, filing, server, ticks, world
 from service.sources import registry
 from service.store import leases, pool, ranges, storing, streams, tenants
 from service.transport import budget, client
@@ -77,17 +77,25 @@ def series(metrics: Metrics) -> dict[str, float]:
     }
 
 
+_APIS: dict[str, tuple[cases.Api, str]] = {
+    "mde_alerts": ("mde", "id"),
+    "xdr_incidents": ("xdr", "alertId"),
+    "graph_alerts": ("graph", "id"),
+    "graph_incidents": ("graph", "id"),
+}
+
+
 @dataclass
 class Books:
     """What the database holds, as tests ask for it."""
 
     rows: asyncpg.Pool
 
-    async def alerts(self, tenant_id: str = CONTOSO) -> dict[str, asyncpg.Record]:
-        """soc.alerts of the tenant by FullId; a key held twice fails."""
+    async def alerts(self, tenant_id: str = CONTOSO, source: str | None = None) -> dict[str, asyncpg.Record]:
+        """soc.alerts of the tenant (or one source of it) by FullId; a key held twice fails."""
         found = await self.rows.fetch("SELECT * FROM soc.alerts WHERE tenant_id = $1", UUID(tenant_id))
-        by_key = {row["full_id"]: row for row in found}
-        assert len(by_key) == len(found)
+        by_key = {row["full_id"]: row for row in found if source in (None, row["source"])}
+        assert len(by_key) == sum(source in (None, row["source"]) for row in found)
         return by_key
 
     async def count(self, tenant_id: str = CONTOSO) -> int:
@@ -125,6 +133,18 @@ class Books:
         return await self.rows.fetch(
             "SELECT * FROM alertwell.poll WHERE tenant_id = $1 ORDER BY started_at", UUID(tenant_id)
         )
+
+    async def same_alerts(
+        self, shown: world.World, source: str, tenant_id: str = CONTOSO
+    ) -> dict[str, asyncpg.Record]:
+        """The source's alerts are the newest versions that its API shows, each once; they come back."""
+        api, key = _APIS[source]
+        held = await self.alerts(tenant_id, source)
+        truth = {told[key]: told for told in map(json.loads, shown.truth_alerts(tenant_id, api).values())}
+        assert held.keys() == truth.keys()
+        for full_id, told in truth.items():
+            assert json.loads(held[full_id]["raw"]) == told
+        return held
 
     async def owners(self) -> dict[UUID, list[str]]:
         """Tenants by the replica that owns them; active ones only."""
@@ -181,6 +201,9 @@ class Stage:
             "ALERTWELL_CLIENT_SECRET_FILE": str(self.secret_file),
             "ALERTWELL_AUTHORITY_URL": self.simulator.authority_url,
             "ALERTWELL_SIEM_URL": self.simulator.siem_url,
+            "ALERTWELL_MDE_URL": self.simulator.mde_url,
+            "ALERTWELL_XDR_URL": self.simulator.xdr_url,
+            "ALERTWELL_GRAPH_URL": self.simulator.graph_url,
             "ALERTWELL_CA_FILE": str(self.simulator.ca_file),
             "ALERTWELL_DATABASE_URL": self.dsn,
         }
@@ -239,14 +262,20 @@ class Listener:
     instead: Callable[[datetime, datetime], Awaitable[None]] | None = None
     after: Callable[[model.Answer], Awaitable[model.Answer]] | None = None
     windows: list[tuple[datetime, datetime]] = field(default_factory=list)
+    requests: list[model.Request] = field(default_factory=list)
 
     @asynccontextmanager
     async def send(self, access: model.Access, request: model.Request) -> AsyncIterator[model.Answer]:
         """See reading.Sender."""
         query = dict(request.query)
-        since, until = (
-            timestamps.parse(query[name], zoneless_is_utc=True) for name in ("sinceTimeUtc", "untilTimeUtc")
-        )
+        self.requests.append(request)
+        filtered = query.get("$filter", "").split()
+        times = [query[name] for name in ("sinceTimeUtc", "untilTimeUtc") if name in query] or filtered[2::4]
+        if not times:  # a link of the service's own
+            async with self.sender.send(access, request) as answer:
+                yield await self.after(answer) if self.after else answer
+            return
+        since, until = (timestamps.parse(text, zoneless_is_utc=True) for text in times)
         self.windows.append((since, until))
         if self.instead:
             await self.instead(since, until)
@@ -287,12 +316,18 @@ class Bench:
             self.desk.clock.learn(self.now - timedelta(milliseconds=500))
 
     async def take(
-        self, tenant_id: str = CONTOSO, *, lookback: float = 3600.0, **options: Any
+        self,
+        tenant_id: str = CONTOSO,
+        *,
+        source: str = "siem",
+        parameters: dict[str, Any] | None = None,
+        lookback: float = 3600.0,
+        **options: Any,
     ) -> owned.Owned:
         """Enrol a tenant, whose wanted time ends at the world's clock, and take its lease."""
         name = self.shown.tenants[tenant_id].name
         enrolment = tenants.Enrolment(
-            model.Tenant(UUID(tenant_id), name, region="eu"), {"siem": {}}, **options
+            model.Tenant(UUID(tenant_id), name, region="eu"), {source: parameters or {}}, **options
         )
         await tenants.enrol(self.database, [enrolment], lookback=timedelta(seconds=lookback))
         await self.books.rows.execute(
@@ -335,9 +370,13 @@ class Bench:
         self.desk = replace(self.desk, sender=listener)
         return listener
 
-    def requests(self) -> int:
+    def requests(self, surface: str = "siem") -> int:
         """Requests that the API has had."""
-        return self.simulator.counters["siem"]
+        return self.simulator.counters[surface]
+
+    def file_desk(self, tenant_id: str = CONTOSO) -> filing.Desk:
+        """Where records of the mutable APIs are handed in."""
+        return filing.Desk(self.shown, tenant_id)
 
 
 @asynccontextmanager
@@ -356,7 +395,15 @@ async def bench(
     """A bench with a real client and real tokens."""
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(client.open_session(simulator.ca_file))
-        hosts = clouds.Endpoints({"authority": simulator.authority_url, "siem": simulator.siem_url})
+        hosts = clouds.Endpoints(
+            {
+                "authority": simulator.authority_url,
+                "siem": simulator.siem_url,
+                "mde": simulator.mde_url,
+                "xdr": simulator.xdr_url,
+                "graph": simulator.graph_url,
+            }
+        )
         provider = tokens.Tokens(
             hosts,
             session,

@@ -119,6 +119,7 @@ OTHER = {
     "client_secret": "s",
     "sealing_keys_file": __file__,
     "default_sources": "mde_alerts siem",
+    "fallback_source": "graph_alerts",
     "cloud": "GCC-High",
     "siem_resource": "https://graph.windows.net/",
     "siem_token": "v1",

@@ -1,0 +1,48 @@
+"""What takes the place of a stream whose source is gone: another source of the same tenant, enrolled by its owner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from service import model
+from service.intervals import Intervals
+from service.store import leases, pool, ranges, streams
+
+
+async def enrol(
+    database: pool.Database,
+    lease: model.Lease,
+    source: str,
+    *,
+    parameters: Mapping[str, Any],
+    since: datetime,
+) -> streams.Owned | None:
+    """Give the tenant a stream of this source that wants everything from `since` on; None where it has one, polled or not.
+
+    Alerts from before now arrive as `fallback`. The lease keeps its epoch, so that no other poll of the tenant is disturbed:
+    the new stream is the owner's to poll. Raises LeaseLost, DatabaseUnavailable.
+    """
+    async with database.transaction() as connection:
+        await leases.fence(connection, lease)
+        added = await connection.fetchval(
+            """
+            WITH stream AS (
+                INSERT INTO alertwell.stream (tenant_id, source, parameters, wanted, history)
+                VALUES ($1, $2, $3::jsonb, $4::tstzmultirange, 'fallback')
+                ON CONFLICT (tenant_id, source) DO NOTHING
+                RETURNING tenant_id, source
+            )
+            INSERT INTO alertwell.stream_progress (tenant_id, source) SELECT tenant_id, source FROM stream
+            RETURNING true
+            """,
+            lease.tenant_id,
+            source,
+            dict(parameters),
+            ranges.encode(Intervals.of((since, None))),
+        )
+    if not added:
+        return None
+    loaded = await streams.load(database, [lease.tenant_id])
+    return next((item for item in loaded if item.stream.source == source), None)

@@ -1,0 +1,341 @@
+"""Each source of mutable records against the simulator's truth: every record once, in its newest version."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from structlog.testing import capture_logs
+
+from service import model
+from service.ingest import poll
+from service.simulator import graph, mde, runs, server, world, xdr
+from service.sources import mde_alerts
+from tests.ingest import stages
+from tests.ingest.stages import CONTOSO, moment
+
+SURFACES = {"mde_alerts": "mde", "xdr_incidents": "xdr", "graph_alerts": "graph", "graph_incidents": "graph"}
+OTHER = "22222222-2222-2222-2222-222222222222"
+# The clock stands still, so quotas by the minute would never open again.
+FREE = {"per_minute": None, "per_hour": None}
+
+every_source = pytest.mark.parametrize("source", sorted(SURFACES))
+
+
+@pytest.fixture
+def staged(clock, database, books, tmp_path):
+    """Makes a bench for a world; `choices` are of the simulator's APIs."""
+
+    @asynccontextmanager
+    async def opened(shown=None, *, security=None, **options) -> AsyncIterator[stages.Bench]:
+        shown = shown or world.World(5, clock)
+        if CONTOSO not in shown.tenants:
+            shown.add_tenant(CONTOSO, "Contoso")
+        security = security or graph.Choices()
+        async with (
+            server.Simulator(
+                shown,
+                directory=tmp_path / "ca",
+                mde=dataclasses.replace(mde.DOCUMENTED, **FREE),
+                xdr=dataclasses.replace(xdr.DOCUMENTED, **FREE),
+                graph=dataclasses.replace(
+                    security,
+                    alerts=dataclasses.replace(security.alerts, **FREE),
+                    incidents=dataclasses.replace(security.incidents, **FREE),
+                ),
+            ) as simulator,
+            stages.bench(shown, simulator, database, books, clock, **options) as bench,
+        ):
+            yield bench
+
+    return opened
+
+
+async def taken(bench, mine, turns=20):
+    """Turns until the stream has no gap left that is worth reading."""
+    for _ in range(turns):
+        await bench.turn(mine)
+        if mine.stream.state == "ok":
+            return
+    raise AssertionError(mine.stream)
+
+
+@every_source
+async def test_the_newest_version_of_every_record_is_held_once(staged, clock, source):
+    """A day of stories with changes and merged incidents, read as history and then live while it goes on."""
+    shown = world.World(11, clock, runs.Quirks(tied_share=0.3, revised_share=0.2))
+    shown.add_tenant(CONTOSO, "Contoso", rate=0.5, history=86_400)
+    async with staged(shown) as bench:
+        mine = await bench.take(source=source, lookback=100_000)
+        await taken(bench, mine)
+        held = await bench.books.same_alerts(shown, source)
+        assert len(held) > 100
+        for _ in range(6):
+            bench.advance(600)
+            await taken(bench, mine)
+        newer = await bench.books.same_alerts(shown, source)
+        assert not await bench.books.gaps()
+        assert (await bench.books.stream())["proven_until"] == bench.now - timedelta(minutes=10)
+        changed = {key for key, row in newer.items() if key in held and row["raw"] != held[key]["raw"]}
+        assert changed
+        changes = await bench.books.rows.fetch(
+            "SELECT full_id, kind, changed FROM alertwell.alert_change ORDER BY batch, n"
+        )
+    kinds = {}
+    for row in changes:
+        kinds.setdefault(row["full_id"], []).append(row["kind"])
+    assert all(each[0] == "created" and set(each[1:]) <= {"updated"} for each in kinds.values())
+    assert changed <= {key for key, each in kinds.items() if len(each) > 1}
+    assert all(json.loads(row["changed"]) for row in changes if row["kind"] == "updated")
+
+
+@every_source
+async def test_items_add_up_with_nested_alerts(staged, source):
+    """The counts of a poll balance whatever is nested in what, and the rows' own CHECK holds."""
+    async with staged() as bench:
+        desk = bench.file_desk()
+        for number in range(8):
+            desk.add_incident(at=bench.ago(3000 - number), alerts=number)
+        mine = await bench.take(source=source)
+        first = (await bench.turn(mine))._poll.tally.counts
+        again = (await bench.turn(mine))._poll.tally.counts
+        assert first.balanced
+        assert again.balanced
+        assert first.inserted >= 28
+        assert again.inserted == 0
+        await bench.books.same_alerts(bench.shown, source)
+
+
+@pytest.mark.parametrize("source", ["xdr_incidents", "graph_incidents"])
+async def test_full_answers_are_split(staged, source):
+    """A backlog many times a page, most of it changed long after it was made: all held, nothing left unproven."""
+    async with staged() as bench:
+        bench.shown.add_alert_backlog(CONTOSO, 1500, since=bench.ago(20_000), until=bench.ago(700))
+        mine = await bench.take(source=source, lookback=30_000)
+        listener = bench.listen()
+        await taken(bench, mine)
+        await bench.books.same_alerts(bench.shown, source)
+        assert not await bench.books.gaps()
+    assert not any("$skip" in dict(request.query) for request in listener.requests)
+
+
+async def test_small_pages_with_links_are_split(staged):
+    """Where the service's page is smaller than the one asked for, its link says that the answer was cut."""
+    security = graph.Choices(
+        alerts=dataclasses.replace(graph.ALERTS_DOCUMENTED, largest=40),
+        incidents=dataclasses.replace(graph.INCIDENTS_DOCUMENTED, largest=20, over="clamped"),
+    )
+    async with staged(security=security) as bench:
+        bench.shown.add_alert_backlog(CONTOSO, 400, since=bench.ago(9000), until=bench.ago(700))
+        for source in ("graph_alerts", "graph_incidents"):
+            await bench.books.rows.execute("DELETE FROM alertwell.tenant")
+            mine = await bench.take(source=source, lookback=10_000)
+            await taken(bench, mine)
+            await bench.books.same_alerts(bench.shown, source)
+            assert not await bench.books.gaps()
+
+
+@every_source
+async def test_ties_over_a_page_are_followed_and_proven(staged, source, monkeypatch):
+    """More records at one instant than a page holds: read page by page, each once, and the instant is proven."""
+    monkeypatch.setattr(mde_alerts, "TOP", 60)
+    monkeypatch.setattr(mde_alerts.MdeAlerts, "most", 60)
+    security = graph.Choices(alerts=dataclasses.replace(graph.ALERTS_DOCUMENTED, largest=100))
+    async with staged(security=security) as bench:
+        instant = bench.ago(1500) + 5000
+        bench.shown.add_alert_backlog(CONTOSO, 230, since=instant, until=instant)
+        mine = await bench.take(source=source)
+        listener = bench.listen()
+        await taken(bench, mine)
+        held = await bench.books.same_alerts(bench.shown, source)
+        assert len(held) == 230
+        assert not await bench.books.gaps()
+        window = model.Window(moment(bench.ago(3600)), moment(bench.ago(600)))
+        assert mine.stream.coverage.covers(window)
+        assert len(listener.requests) > len(listener.windows) or source in ("mde_alerts", "xdr_incidents")
+        assert mine.stream.watermark == moment(instant)
+
+
+async def test_a_record_that_moves_another_one_over_a_page(staged):
+    """One of the first page changes before the second is read: the one that slips to the first page is not lost."""
+    async with staged() as bench:
+        desk = bench.file_desk()
+        instant = bench.ago(1500)
+        numbers = [desk.add_incident(at=instant, alerts=1) for _ in range(130)]
+        mine = await bench.take(source="xdr_incidents")
+        changed = []
+
+        async def instead(_since, _until):
+            if "$skip" in dict(listener.requests[-1].query) and not changed:
+                changed.append(numbers[-1])  # newest first: it was on the first page
+                desk.update_incident(numbers[-1], at=bench.ago(60), status="Resolved")
+
+        listener = bench.listen(instead=instead)
+        await taken(bench, mine)
+        assert changed
+        held = await bench.books.alerts(source="xdr_incidents")
+        assert len(held) == 130
+        assert mine.stream.coverage.contains(moment(instant))
+
+
+@every_source
+async def test_records_that_change_between_two_requests_of_a_window(staged, source):
+    """What is updated while its window is read in parts is held in the newer version once the next poll is done."""
+    async with staged() as bench:
+        desk = bench.file_desk()
+        alerts = [desk.add_alert(at=bench.ago(9000 - number * 10)) for number in range(300)]
+        mine = await bench.take(source=source, lookback=10_000)
+        asked = []
+
+        async def instead(_since, _until):
+            asked.append(1)
+            if 1 < len(asked) <= 30:
+                number = len(asked) * 7
+                desk.update_alert(alerts[number], at=bench.ago(50 - len(asked)), comment="changed meanwhile")
+
+        bench.listen(instead=instead)
+        await taken(bench, mine)
+        assert len(asked) > 1
+        bench.advance(60)
+        await taken(bench, mine)
+        await bench.books.same_alerts(bench.shown, source)
+        assert not await bench.books.gaps()
+
+
+@pytest.mark.parametrize("source", ["xdr_incidents", "graph_incidents", "graph_alerts"])
+async def test_alerts_of_a_merged_incident_follow_the_survivor(staged, source):
+    """After a merge the alerts have the survivor's id, as an update of theirs."""
+    async with staged() as bench:
+        desk = bench.file_desk()
+        ends = desk.add_incident(at=bench.ago(3000), alerts=3)
+        stays = desk.add_incident(at=bench.ago(2900), alerts=1)
+        mine = await bench.take(source=source)
+        await taken(bench, mine)
+        rows = await bench.books.alerts(source=source)
+        assert sorted(row["incident_id"] for row in rows.values()) == sorted([str(ends)] * 3 + [str(stays)])
+        desk.merge(ends, stays, at=bench.ago(-20))
+        bench.advance(60)
+        await taken(bench, mine)
+        rows = await bench.books.same_alerts(bench.shown, source)
+    assert {row["incident_id"] for row in rows.values()} == {str(stays)}
+    assert sorted(row["revision"] for row in rows.values())[-3:] == [2, 2, 2]
+
+
+@every_source
+async def test_a_record_of_another_tenant_is_a_reject(staged, source):
+    """It names another directory: kept as a reject, stored nowhere, and its neighbours are."""
+    async with staged() as bench:
+        desk = bench.file_desk()
+        desk.add_alert(at=bench.ago(1000))
+        # XDR's records do not name their tenant; one that does is held to it
+        named = {"fields": {"xdr": {"tenantId": OTHER}}} if source == "xdr_incidents" else {"tenant": OTHER}
+        foreign = desk.add_alert(at=bench.ago(900), counted=False, **named)
+        mine = await bench.take(source=source)
+        await taken(bench, mine)
+        held = await bench.books.same_alerts(bench.shown, source)
+        found = await bench.books.rejects()
+        count = await bench.books.rows.fetchval("SELECT count(*) FROM alertwell.alert")
+    assert [row["source"] for row in found] == [source]
+    assert "another tenant" in found[0]["reason"]
+    assert foreign in found[0]["raw"]
+    assert foreign not in held
+    assert count == 1
+
+
+@pytest.mark.parametrize("source", ["graph_alerts", "graph_incidents"])
+async def test_a_link_to_another_host_is_refused(staged, source):
+    """Nothing is sent there; the records are stored, the window proves nothing, and it is logged, counted and shown."""
+    async with staged() as bench:
+        desk = bench.file_desk()
+        for number in range(5):
+            desk.add_alert(at=bench.ago(1000 + number))
+        bench.simulator.plan("graph", CONTOSO, "foreign-link", None)
+        mine = await bench.take(source=source)
+        listener = bench.listen()
+        with capture_logs() as logs:
+            await bench.turn(mine)
+        assert {request.path for request in listener.requests} == {listener.requests[0].path}
+        assert all(request.query for request in listener.requests)
+        assert "next link refused: it leads to elsewhere.invalid" in {
+            entry.get("warning") for entry in logs if entry["event"] == "answer_warning"
+        }
+        assert stages.series(bench.desk.metrics)[f"alertwell_warnings_total{{source={source}}}"] >= 1
+        assert mine.stream.state == "degraded"
+        assert "elsewhere.invalid" in mine.stream.state_reason
+        assert not mine.stream.coverage
+        bench.simulator.script.clear()
+        await taken(bench, mine)
+        await bench.books.same_alerts(bench.shown, source)
+
+
+@every_source
+async def test_a_part_of_an_answer_is_not_taken_for_all(staged, source):
+    """206 with a Warning and half the records: kept as a sample, and the window is asked for again."""
+    async with staged() as bench:
+        desk = bench.file_desk()
+        for number in range(6):
+            desk.add_alert(at=bench.ago(1000 + number))
+        bench.simulator.plan(SURFACES[source], CONTOSO, "206", 8)
+        mine = await bench.take(source=source)
+        await bench.turn(mine)
+        assert not mine.stream.coverage.contains(moment(bench.ago(1000)))
+        bench.simulator.script.clear()
+        await taken(bench, mine)
+        await bench.books.same_alerts(bench.shown, source)
+        assert any("206" in row["reason"] for row in await bench.books.rejects())
+
+
+async def test_incidents_are_read_without_their_alerts_where_these_break_the_service(staged):
+    """500 over `$expand=alerts`: the window is read without, which is said and remembered; later all is asked for again."""
+    async with staged(security=graph.Choices(expand_breaks_at=10)) as bench:
+        desk = bench.file_desk()
+        desk.add_incident(at=bench.ago(1000), alerts=12)
+        mine = await bench.take(source="graph_incidents")
+        listener = bench.listen()
+        await bench.turn(mine)
+        assert mine.stream.state == "ok"
+        assert "500" in mine.stream.state_reason
+        assert mine.stream.coverage.contains(moment(bench.ago(1000)))
+        assert [("$expand" in dict(request.query)) for request in listener.requests] == [True, False]
+        bench.advance(60)
+        await bench.turn(mine)
+        assert [("$expand" in dict(request.query)) for request in listener.requests[2:]] == [False]
+        bench.advance(poll._RELIEF.total_seconds())
+        await bench.turn(mine)
+        assert "$expand" in dict(listener.requests[3].query)
+
+
+async def test_a_500_of_the_service_itself_is_a_failure(staged):
+    """Where the lighter request fails as well it was not the alerts: nothing is remembered."""
+    async with staged() as bench:
+        bench.simulator.plan("graph", CONTOSO, "500", None)
+        mine = await bench.take(source="graph_incidents")
+        await bench.turn(mine)
+        assert (mine.stream.state, mine.memory.relieved_until) == ("degraded", None)
+
+
+async def test_an_order_that_is_kept_saves_reading_twice(staged):
+    """With `ordered` and an API that honours it, each full answer proves all but the last millisecond that it reaches."""
+    async with staged() as bench:
+        bench.shown.add_alert_backlog(CONTOSO, 3000, since=bench.ago(30_000), until=bench.ago(700))
+        mine = await bench.take(source="graph_alerts", parameters={"ordered": True}, lookback=60_000)
+        await taken(bench, mine)
+        await bench.books.same_alerts(bench.shown, "graph_alerts")
+        assert not await bench.books.gaps()
+        assert bench.requests("graph") <= 10
+
+
+@pytest.mark.parametrize("source", ["mde_alerts", "graph_incidents"])
+async def test_an_order_that_is_ignored_proves_nothing(staged, source, monkeypatch):
+    """With `ordered` and an API that ignores it answers are split as ever."""
+    monkeypatch.setattr(mde_alerts, "TOP", 50)
+    async with staged() as bench:
+        bench.shown.add_alert_backlog(CONTOSO, 400, since=bench.ago(9000), until=bench.ago(700))
+        mine = await bench.take(source=source, parameters={"ordered": True}, lookback=10_000)
+        await taken(bench, mine)
+        await bench.books.same_alerts(bench.shown, source)
+        assert not await bench.books.gaps()
