@@ -15,7 +15,7 @@ from service import metrics, model
 from service.ingest import plan
 from service.intervals import Intervals
 from service.sources import contract
-from service.store import alerts, pool, storing
+from service.store import alerts, incidents, pool, storing
 
 _PROMPT = timedelta(seconds=2)
 _log = structlog.get_logger(__name__)
@@ -148,28 +148,37 @@ async def read(
         sorted_alerts = alerts.Sorted((), (), 0, 0)
         if page.alerts:
             sorted_alerts = await alerts.sort(desk.database, stream.tenant_id, stream.source, page.alerts)
+        sorted_incidents = await incidents.sort(
+            desk.database, stream.tenant_id, stream.source, page.incidents
+        )
         coverage = stream.coverage | proof
         dropped = plan.excess(coverage)
         harvest = storing.Harvest(
             sorted=sorted_alerts,
             arrival=lambda alert: plan.arrival(stream, window.kind, alert.last_processed_at),
             rejects=page.rejects,
-            duplicates=page.duplicates + page.nested_duplicates,
-            items=_counted(page),
+            duplicates=page.duplicates,
+            items=page.items,
             watermark=moved,
             folded=stream.unfolded | proof,
             dropped=dropped,
+            incidents=sorted_incidents,
+            nested=page.nested,
+            nested_rejects=page.nested_rejects,
             read_to=date if window.kind == "live" and not page.full and not foreign else None,
         )
-        if sorted_alerts.new or sorted_alerts.newer or page.rejects or dropped:
+        top = sorted_incidents if harvest.inside else sorted_alerts
+        fresh = sorted_alerts.new or sorted_alerts.newer or sorted_incidents.new or sorted_incidents.newer
+        if fresh or page.rejects or dropped:
             counts = await storing.store(desk.database, lease, stream.source, poll, harvest)
             unfolded, stored = Intervals(), True
         else:
             counts = model.Counts(
-                items=_counted(page),
-                unchanged=sorted_alerts.unchanged,
-                stale=sorted_alerts.stale,
-                duplicate=page.duplicates + page.nested_duplicates,
+                items=page.items,
+                unchanged=top.unchanged,
+                stale=top.stale,
+                duplicate=page.duplicates,
+                nested=page.nested,
             )
             unfolded, stored = stream.unfolded | proof, False
     measured = desk.metrics.source(stream.source)
@@ -216,11 +225,6 @@ def proven(
 def _proof(desk: Desk, stream: model.Stream, window: model.Window, date: datetime | None) -> Intervals:
     overlap = plan.overlap_of(stream, desk.rules)
     return plan.proof(window, date, desk.clock.ours(), overlap) & stream.wanted
-
-
-def _counted(page: model.Page) -> int:
-    """What the poll's counts are to add up to; see model.Page."""
-    return page.items + page.nested - len(page.incidents)
 
 
 def _digest(page: model.Page) -> int:
