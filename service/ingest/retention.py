@@ -29,11 +29,20 @@ async def prune(database: pool.Database, keep: Keep) -> None:
     """Stop promising what is past retention, then delete it. Raises DatabaseUnavailable; the next call goes on."""
     shrunk = await retention.shrink(database, keep.alerts)
     deleted = {}
-    for what in ("alerts", "polls", "rejects"):
+    for what, how_long in (
+        ("alerts", keep.alerts),
+        ("alerts_merged", keep.alerts),
+        ("incidents", keep.alerts),
+        ("polls", keep.polls),
+        ("rejects", keep.rejects),
+    ):
         deleted[what] = 0
-        while gone := await retention.prune(database, what, getattr(keep, what)):
+        while gone := await retention.prune(database, what, how_long):
             deleted[what] += gone
             await asyncio.sleep(_BREATH)
+    while merged := await retention.merge(database, keep.alerts):
+        deleted["merged_anew"] = deleted.get("merged_anew", 0) + merged
+        await asyncio.sleep(_BREATH)
     deleted["changes"] = 0
     while gone := await feed.prune(database, older_than=keep.changes, limit=_FEED_BATCH):
         deleted["changes"] += gone

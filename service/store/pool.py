@@ -176,3 +176,12 @@ async def _prepare(connection: Connection) -> None:
 
 def _as_json(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def is_text(key: str) -> bool:
+    """Whether a text column can hold it: no NUL, no lone surrogates."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in key

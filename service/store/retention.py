@@ -23,6 +23,17 @@ _STATEMENTS = {
             SELECT ctid FROM alertwell.alert
             WHERE last_processed_at < date_trunc('day', now() - $1::interval, 'UTC') LIMIT $2))
     """,
+    # after alerts: a row whose newest record is past its time has none left
+    "alerts_merged": """
+        DELETE FROM alertwell.alert_merged WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM alertwell.alert_merged
+            WHERE last_processed_at < date_trunc('day', now() - $1::interval, 'UTC') LIMIT $2))
+    """,
+    "incidents": """
+        DELETE FROM alertwell.incident WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM alertwell.incident
+            WHERE last_update < date_trunc('day', now() - $1::interval, 'UTC') LIMIT $2))
+    """,
     "polls": """
         DELETE FROM alertwell.poll WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM alertwell.poll WHERE started_at < now() - $1::interval LIMIT $2))
@@ -45,12 +56,39 @@ async def wait(connection: pool.Connection) -> None:
 
 
 async def prune(database: pool.Database, what: str, keep: timedelta) -> int:
-    """Delete one batch of `alerts`, `polls` or `rejects` older than `keep`; 0 when nothing is left to delete."""
+    """Delete one batch of `alerts`, `alerts_merged`, `incidents`, `polls` or `rejects` older than `keep`; 0 when nothing is
+    left to delete.
+    """
     async with database.transaction() as connection:
         if not await begin(connection):
             return 0  # another replica is at it
         done = await connection.execute(_STATEMENTS[what], keep, _BATCH)
     return int(done.removeprefix("DELETE "))
+
+
+async def merge(database: pool.Database, keep: timedelta) -> int:
+    """Merge one batch of alerts anew that have lost some of their records to retention; 0 when all are merged."""
+    async with database.transaction() as connection:
+        if not await begin(connection):
+            return 0
+        rows = await connection.fetch(
+            f"""
+            WITH aging AS (
+                SELECT m.tenant_id, m.alert_id FROM alertwell.alert_merged m
+                WHERE m.oldest_processed_at < {_HORIZON} AND m.oldest_processed_at < m.last_processed_at
+                  AND m.oldest_processed_at IS DISTINCT FROM (
+                      SELECT min(a.last_processed_at) FROM alertwell.alert a
+                      WHERE a.tenant_id = m.tenant_id AND a.alert_id = m.alert_id)
+                LIMIT $2
+            ), tenant AS (
+                SELECT tenant_id, array_agg(alert_id) AS alert_ids FROM aging GROUP BY tenant_id ORDER BY tenant_id
+            )
+            SELECT cardinality(alert_ids), alertwell.merge_alerts(tenant_id, alert_ids) FROM tenant
+            """,  # noqa: S608 - made of constants
+            keep,
+            _BATCH,
+        )
+    return sum(row[0] for row in rows)
 
 
 async def shrink(database: pool.Database, keep: timedelta) -> int:

@@ -1,4 +1,4 @@
-"""The storing transaction: the one place where alerts, changes, rejects, watermark and coverage move, together.
+"""The storing transaction: the one place where alerts, incidents, changes, rejects, watermark and coverage move, together.
 
 Its first statement is the fence. It commits whole or not at all, so a crash anywhere means "polled again": never lost,
 never doubled. A value that PostgreSQL refuses costs a second, careful pass that halves the batch under savepoints until
@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
 import asyncpg
+import msgspec
 
 from service import model
 from service.intervals import Intervals
 from service.store import alerts as alert_rows
+from service.store import incidents as incident_rows
 from service.store import leases, pool, ranges, rejects
 
-_Write = Callable[
-    [pool.Connection, UUID, str, Sequence[model.Alert], Sequence[str]],
-    Awaitable[int],
-]
+_Record = TypeVar("_Record", model.Alert, model.Incident)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,10 @@ class Poll:
 
 @dataclass(frozen=True, slots=True)
 class Harvest:
-    """What one window brought, sorted against what is held (`store.alerts.sort`).
+    """What one window brought, sorted against what is held (`store.alerts.sort`, `store.incidents.sort`).
+
+    `items` are top-level records. Of a source of incidents these are the incidents, and `nested` the alerts inside of them, of
+    which `nested_rejects` are among the rejects: see model.Page, whose numbers these are.
 
     `folded` is all coverage that joins the stream's row now: the window's own proof and what idle polls proved before.
     `dropped` leaves it (too many ranges). `read_to` is the end of a live window that is stored, else None.
@@ -51,6 +54,14 @@ class Harvest:
     folded: Intervals
     dropped: Intervals
     read_to: datetime | None
+    incidents: incident_rows.Sorted = incident_rows.NONE
+    nested: int = 0
+    nested_rejects: int = 0
+
+    @property
+    def inside(self) -> bool:
+        """Whether the alerts came inside of incidents: then these are the items."""
+        return self.nested > 0 or self.incidents.total > 0
 
 
 async def store(
@@ -68,73 +79,155 @@ async def store(
 async def _store(
     database: pool.Database, lease: model.Lease, source: str, poll: Poll, harvest: Harvest, *, careful: bool
 ) -> model.Counts:
-    refused: list[model.Reject] = []
+    refused = _Refused([], [])
     async with database.transaction() as connection:
         await leases.fence(connection, lease)
-        written = []
-        for write, batch in (
-            (alert_rows.insert, harvest.sorted.new),
-            (alert_rows.update, harvest.sorted.newer),
-        ):
-            count = 0
-            for part in alert_rows.slices(batch):
-                if careful:
-                    count += await _write_halving(
-                        connection, write, lease.tenant_id, source, part, harvest, refused
-                    )
-                else:
-                    arrivals = [harvest.arrival(alert) for alert in part]
-                    count += await write(connection, lease.tenant_id, source, part, arrivals)
-            written.append(count)
-        counts = model.Counts(
-            items=harvest.items,
-            inserted=written[0],
-            updated=written[1],
-            # what differed in bytes and not in content was left alone by the update
-            unchanged=harvest.sorted.unchanged
-            + len(harvest.sorted.new)
-            + len(harvest.sorted.newer)
-            - sum(written)
-            - len(refused),
-            stale=harvest.sorted.stale,
-            duplicate=harvest.duplicates,
-            rejected=len(harvest.rejects) + len(refused),
-        )
-        if harvest.rejects or refused:
-            await rejects.keep(connection, lease.tenant_id, source, [*harvest.rejects, *refused])
+        found, held = harvest.sorted, harvest.incidents
+        incidents = alerts = _Written(0, 0)
+        if found.new or found.newer or held.new or held.newer:
+            # before any row: two streams of a tenant would wait for each other's rows else
+            await connection.execute("SELECT alertwell.lock_merging($1)", lease.tenant_id)
+        if held.new or held.newer:
+            incidents = await _store_incidents(connection, lease.tenant_id, source, held, refused, careful)
+        if found.new or found.newer:
+            alerts = await _store_alerts(connection, lease.tenant_id, source, harvest, refused, careful)
+        if harvest.rejects or refused.all:
+            await rejects.keep(connection, lease.tenant_id, source, [*harvest.rejects, *refused.all])
+        counts = _counts(harvest, incidents, alerts, refused)
         await _move(connection, lease, source, harvest)
         await record_poll(connection, lease.tenant_id, source, poll, counts, outcome="complete")
     return counts
 
 
-async def _write_halving(
+@dataclass(frozen=True, slots=True)
+class _Written:
+    inserted: int
+    updated: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """What PostgreSQL itself would not hold."""
+
+    incidents: list[model.Reject]
+    alerts: list[model.Reject]
+
+    @property
+    def all(self) -> list[model.Reject]:
+        return [*self.incidents, *self.alerts]
+
+
+def _counts(harvest: Harvest, incidents: _Written, alerts: _Written, refused: _Refused) -> model.Counts:
+    top: alert_rows.Sorted | incident_rows.Sorted
+    if harvest.inside:
+        top, written, refusals = harvest.incidents, incidents, len(refused.incidents)
+        rejected = len(harvest.rejects) - harvest.nested_rejects
+    else:
+        top, written, refusals = harvest.sorted, alerts, len(refused.alerts)
+        rejected = len(harvest.rejects)
+    # what differed in bytes and not in content was left alone by the update
+    same = len(top.new) + len(top.newer) - written.inserted - written.updated - refusals
+    return model.Counts(
+        items=harvest.items,
+        inserted=written.inserted,
+        updated=written.updated,
+        unchanged=top.unchanged + same,
+        stale=top.stale,
+        duplicate=harvest.duplicates,
+        rejected=rejected + refusals,
+        nested=harvest.nested,
+    )
+
+
+async def _store_incidents(
     connection: pool.Connection,
-    write: _Write,
     tenant_id: UUID,
     source: str,
-    part: Sequence[model.Alert],
+    held: incident_rows.Sorted,
+    refused: _Refused,
+    careful: bool,
+) -> _Written:
+    async def write(part: Sequence[model.Incident]) -> int:
+        return await incident_rows.store(connection, tenant_id, source, part)
+
+    written = _Written(
+        await _write_all(connection, write, held.new, refused.incidents, careful=careful),
+        await _write_all(connection, write, held.newer, refused.incidents, careful=careful),
+    )
+    await incident_rows.follow(connection, tenant_id, [*held.new, *held.newer])
+    return written
+
+
+async def _store_alerts(
+    connection: pool.Connection,
+    tenant_id: UUID,
+    source: str,
     harvest: Harvest,
+    refused: _Refused,
+    careful: bool,
+) -> _Written:
+    found = harvest.sorted
+    named = [one.incident_id for one in (*found.new, *found.newer) if one.incident_id is not None]
+    ends = await incident_rows.survivors(connection, tenant_id, named) if named else {}
+
+    def moved(alert: model.Alert) -> model.Alert:
+        end = ends.get(alert.incident_id or "")
+        return alert if end is None else msgspec.structs.replace(alert, incident_id=end)
+
+    async def insert(part: Sequence[model.Alert]) -> int:
+        arrivals = [harvest.arrival(alert) for alert in part]
+        return await alert_rows.insert(connection, tenant_id, source, part, arrivals)
+
+    async def update(part: Sequence[model.Alert]) -> int:
+        arrivals = [harvest.arrival(alert) for alert in part]
+        return await alert_rows.update(connection, tenant_id, source, part, arrivals)
+
+    new, newer = found.new, found.newer
+    if ends:
+        new, newer = tuple(map(moved, new)), tuple(map(moved, newer))
+    return _Written(
+        await _write_all(connection, insert, new, refused.alerts, careful=careful),
+        await _write_all(connection, update, newer, refused.alerts, careful=careful),
+    )
+
+
+async def _write_all(
+    connection: pool.Connection,
+    write: Callable[[Sequence[_Record]], Awaitable[int]],
+    records: Sequence[_Record],
+    refused: list[model.Reject],
+    *,
+    careful: bool,
+) -> int:
+    count = 0
+    for part in alert_rows.slices(records):
+        count += await (_write_halving(connection, write, part, refused) if careful else write(part))
+    return count
+
+
+async def _write_halving(
+    connection: pool.Connection,
+    write: Callable[[Sequence[_Record]], Awaitable[int]],
+    part: Sequence[_Record],
     refused: list[model.Reject],
 ) -> int:
     try:
         async with connection.transaction():  # a savepoint
-            return await write(
-                connection, tenant_id, source, part, [harvest.arrival(alert) for alert in part]
-            )
+            return await write(part)
     except asyncpg.PostgresError as error:
         if not alert_rows.unstorable(error):
             raise
         if len(part) == 1:
             reason = f"PostgreSQL cannot hold it: {str(error).splitlines()[0]}"
-            alert = part[0]
+            record = part[0]
             refused.append(
-                model.Reject(reason, alert.raw_exact or alert.raw.encode("utf-8", "surrogatepass"))
+                model.Reject(reason, record.raw_exact or record.raw.encode("utf-8", "surrogatepass"))
             )
             return 0
     half = len(part) // 2
     count = 0
     for side in (part[:half], part[half:]):
-        count += await _write_halving(connection, write, tenant_id, source, side, harvest, refused)
+        count += await _write_halving(connection, write, side, refused)
     return count
 
 
@@ -182,15 +275,15 @@ async def record_poll(
     await connection.execute(
         """
         INSERT INTO alertwell.poll AS p (tenant_id, poll_id, source, replica_id, started_at, outcome, error, windows,
-                                         items, inserted, updated, unchanged, stale, duplicate, rejected)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, 1, $8, $9, $10, $11, $12, $13, $14)
+                                         items, inserted, updated, unchanged, stale, duplicate, rejected, nested)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, 1, $8, $9, $10, $11, $12, $13, $14, $15)
         ON CONFLICT (tenant_id, poll_id) DO UPDATE
         SET ended_at = clock_timestamp(), windows = p.windows + 1, error = coalesce(excluded.error, p.error),
             outcome = CASE WHEN p.outcome = 'failed' THEN p.outcome ELSE excluded.outcome END,
             items = p.items + excluded.items, inserted = p.inserted + excluded.inserted,
             updated = p.updated + excluded.updated, unchanged = p.unchanged + excluded.unchanged,
             stale = p.stale + excluded.stale, duplicate = p.duplicate + excluded.duplicate,
-            rejected = p.rejected + excluded.rejected
+            rejected = p.rejected + excluded.rejected, nested = p.nested + excluded.nested
         """,
         tenant_id,
         poll.poll_id,
@@ -206,4 +299,5 @@ async def record_poll(
         counts.stale,
         counts.duplicate,
         counts.rejected,
+        counts.nested,
     )

@@ -12,6 +12,18 @@ from uuid import UUID
 from service import errors, model
 from service.store import leases, pool, retention
 
+_PURGED = (
+    "unnumbered",
+    "feed",
+    "alert_change",
+    "alert_merged",
+    "alert",
+    "incident",
+    "poll",
+    "reject",
+    "reader",
+    "tenant",
+)
 _PURGE_SECONDS = 3600.0  # a statement; millions of alerts take minutes
 
 
@@ -241,7 +253,7 @@ async def set_state(
 
 
 async def purge(database: pool.Database, tenant_id: UUID) -> dict[str, int]:
-    """Delete a tenant with its alerts, changes, polls and rejects, and leave one `purged` change; rows deleted a table.
+    """Delete a tenant with all that it holds, and leave one `purged` change; rows deleted a table.
 
     It stops being polled at once; a purge that is broken off leaves it removed, and can be run again.
     """
@@ -254,9 +266,9 @@ async def purge(database: pool.Database, tenant_id: UUID) -> dict[str, int]:
         )
         await leases.lock(connection, [tenant_id])
         # unnumbered first: waits for a sequencer under way, so that what it has numbered is seen in feed
-        for table in ("unnumbered", "feed", "alert_change", "alert", "poll", "reject", "reader", "tenant"):
+        for table in _PURGED:
             done = await connection.execute(
-                f"DELETE FROM alertwell.{table} WHERE tenant_id = $1",  # noqa: S608 - names from the line above
+                f"DELETE FROM alertwell.{table} WHERE tenant_id = $1",  # noqa: S608 - names from the list above
                 tenant_id,
                 timeout=_PURGE_SECONDS,
             )

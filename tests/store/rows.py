@@ -16,7 +16,7 @@ import asyncpg
 
 from service import model
 from service.intervals import Intervals
-from service.store import alerts, leases, pool, storing, tenants
+from service.store import alerts, incidents, leases, pool, storing, tenants
 from tests import postgres
 
 TTL = 60.0
@@ -82,6 +82,26 @@ def alert(key: str, at: datetime = NOON, **fields: Any) -> model.Alert:
     )
 
 
+def incident(key: str, at: datetime = NOON, **fields: Any) -> model.Incident:
+    """An incident whose record holds its key, time and whatever `record` adds; other names are fields of the incident."""
+    record = {"incidentId": key, "lastUpdateTime": at.isoformat(), **fields.pop("record", {})}
+    record["redirectIncidentId"] = fields.get("redirect_incident_id")
+    raw = fields.pop("raw", None) or json.dumps(record)
+    return model.Incident(
+        **{
+            "incident_id": key,
+            "last_update": at,
+            "source_updated_text": at.isoformat(),
+            "content_hash": hash((raw, tuple(fields.get("alert_ids") or ()))) & 2**62 - 1,
+            "raw": raw,
+            "title": "Multi-stage incident",
+            "severity_rank": 4,
+            "status": "active",
+            **fields,
+        }
+    )
+
+
 def interval(start: float, end: float) -> Intervals:
     """Hours around NOON."""
     return Intervals.of((hour(start), hour(end)))
@@ -114,7 +134,10 @@ class Owner:
             "read_to": None,
             **rest,
         }
-        items = len(found) + len(filled["rejects"]) + filled["duplicates"]
+        told = filled.pop("incidents", ())
+        filled["incidents"] = await incidents.sort(self.database, self.lease.tenant_id, self.source, told)
+        filled.setdefault("nested", len(found) if told else 0)
+        items = len(told or found) + len(filled["rejects"]) + filled["duplicates"]
         return storing.Harvest(sorted=sorted_alerts, arrival=lambda _: arrival, **{"items": items, **filled})
 
     async def store(self, *found: model.Alert, **rest: Any) -> model.Counts:
@@ -127,6 +150,15 @@ async def owners(database: pool.Database, count: int) -> list[Owner]:
     """So many enrolled tenants, all ours."""
     await enrol(database, *range(1, count + 1))
     return [Owner(database, lease) for lease in await claim(database)]
+
+
+async def two_sources(
+    database: pool.Database, one: str = "siem", other: str = "xdr_incidents"
+) -> tuple[Owner, Owner]:
+    """Two streams of tenant 1, under one lease."""
+    await tenants.enrol(database, [enrolment(1, sources={one: {}, other: {}})], lookback=LOOKBACK)
+    [lease] = await claim(database)
+    return Owner(database, lease, one), Owner(database, lease, other)
 
 
 TENANT_TABLES = ("alert", "alert_change", "feed", "poll", "reject", "unnumbered")

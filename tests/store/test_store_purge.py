@@ -17,6 +17,7 @@ async def test_purge_leaves_one_change_and_nothing_else(
     one, other = await rows.owners(database, 2)
     for each in (one, other):
         await each.store(rows.alert("a:1"), rejects=[model.Reject("not JSON", b"{")])
+        await each.store(incidents=[rows.incident("7")])
         await feed.number(database)
         await each.store(rows.alert("b:1"))
         await streams.note_gap(

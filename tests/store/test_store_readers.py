@@ -10,6 +10,8 @@ from tests.store import rows
 TENANT_OF = {
     "tenants": "tenant_id::text",
     "alerts": "tenant_id::text",
+    "alerts_merged": "tenant_id::text",
+    "incidents": "tenant_id::text",
     "change_feed": "tenant_id",
     "coverage": "tenant_id::text",
     "gaps": "tenant_id",
@@ -28,6 +30,7 @@ async def fill(database: pool.Database) -> list[rows.Owner]:
             rejects=[model.Reject("not JSON", secret.encode())],
             folded=rows.interval(0, 1) | rows.interval(2, 3),
         )
+        await one.store(incidents=[rows.incident(secret, title=secret)])
         await streams.note_gap(
             database,
             one.lease,
@@ -67,7 +70,7 @@ async def test_every_view_is_in_the_leak_test(pool: asyncpg.Pool):
     """A view of soc that shows tenants is among those that are tested for leaks."""
     found = await pool.fetch(
         """
-        SELECT relname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid AND attname IN ('tenant_id', 'raw')
+        SELECT relname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid AND attname IN ('tenant_id', 'raw', 'alert_id')
         WHERE relnamespace = 'soc'::regnamespace GROUP BY relname
         """
     )
@@ -159,6 +162,7 @@ async def test_no_view_is_without_its_wall(pool: asyncpg.Pool):
             assert view["barrier"], view["name"]
     assert {view["name"] for view in found if view["name"].startswith("soc.") and not view["barrier"]} == {
         "soc.alerts",
+        "soc.alerts_merged",
         "soc.feed",
     }
 

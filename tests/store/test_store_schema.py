@@ -77,6 +77,42 @@ CONTRACT = {
         "labels": "jsonb",
         "raw": "jsonb",
     },
+    "alerts_merged": {
+        **dict.fromkeys(set(TEXTS) - {"source", "full_id"}, "text"),
+        **dict.fromkeys(set(TIMES) - {"source_updated_at"}, STAMP),
+        "newest_source": "text",
+        "newest_full_id": "text",
+        "tenant_id": "uuid",
+        "severity_rank": "smallint",
+        "sources": "text[]",
+        "full_ids": "text[]",
+        "detections": "integer",
+        "mitre_techniques": "text[]",
+        "labels": "jsonb",
+    },
+    "incidents": {
+        "tenant_id": "uuid",
+        "tenant_name": "text",
+        "source": "text",
+        "incident_id": "text",
+        "redirect_incident_id": "text",
+        "alert_ids": "text[]",
+        "title": "text",
+        "severity": "text",
+        "severity_rank": "smallint",
+        "status": "text",
+        "assigned_to": "text",
+        "tags": "text[]",
+        "incident_url": "text",
+        "created_at": STAMP,
+        "source_updated_at": STAMP,
+        "first_seen_at": STAMP,
+        "updated_at": STAMP,
+        "revision": "integer",
+        "labels": "jsonb",
+        "raw": "jsonb",
+        "raw_exact": "bytea",
+    },
     "change_feed": {**FEED, "changed": "text", "alert": "text"},
     "feed": {
         "oldest_seq": "bigint",
@@ -316,7 +352,8 @@ async def test_alerts_and_changes_have_no_foreign_keys(pool: asyncpg.Pool):
     found = await pool.fetch(
         "SELECT DISTINCT conrelid::regclass::text FROM pg_constraint WHERE contype = 'f'"
     )
-    assert not {"alertwell.alert", "alertwell.alert_change", "alertwell.feed"} & {row[0] for row in found}
+    large = ("alert", "alert_change", "alert_merged", "feed", "incident")
+    assert not {f"alertwell.{name}" for name in large} & {row[0] for row in found}
 
 
 async def test_records_are_compressed_with_lz4_where_there_is_lz4(pool: asyncpg.Pool):
@@ -327,10 +364,11 @@ async def test_records_are_compressed_with_lz4_where_there_is_lz4(pool: asyncpg.
     used = await pool.fetch(
         """
         SELECT attcompression::text FROM pg_attribute
-        WHERE (attrelid, attname) IN (('alertwell.alert'::regclass, 'raw'), ('alertwell.alert_change'::regclass, 'changed'))
+        WHERE (attrelid, attname) IN (('alertwell.alert'::regclass, 'raw'), ('alertwell.incident'::regclass, 'raw'),
+                                      ('alertwell.alert_change'::regclass, 'changed'))
         """
     )
-    assert [row[0] for row in used] == ["l" if has else ""] * 2
+    assert [row[0] for row in used] == ["l" if has else ""] * 3
 
 
 async def test_private_tables_are_granted_to_nobody(pool: asyncpg.Pool):
@@ -346,7 +384,11 @@ async def test_private_tables_are_granted_to_nobody(pool: asyncpg.Pool):
 
 def test_the_migrations_are_plain_sql_without_schema_gaps():
     """Names in the script are qualified: it does not depend on a search_path."""
-    script = Path(schema.folder(), "versions", "0001_collector.sql").read_text(encoding="utf-8")
-    created = re.findall(r"^CREATE (?:TABLE|VIEW|SEQUENCE|FUNCTION|TYPE) (\S+)", script, re.MULTILINE)
-    assert created
-    assert all(name.startswith(("alertwell.", "soc.")) for name in created)
+    scripts = sorted(Path(schema.folder(), "versions").glob("*.sql"))
+    assert len(scripts) == schema.REVISION
+    for script in scripts:
+        created = re.findall(
+            r"^CREATE (?:TABLE|VIEW|SEQUENCE|FUNCTION|TYPE) (\S+)", script.read_text("utf-8"), re.MULTILINE
+        )
+        assert created
+        assert all(name.startswith(("alertwell.", "soc.")) for name in created)

@@ -1,0 +1,167 @@
+"""Incidents: what is held already, what is new, what is newer, and where the alerts of a merged one belong.
+
+When Microsoft merges incidents, the one that ends names the one that stays (`redirect_incident_id`). That edge is kept, and
+alerts always stand at the end of it: those that are held move when the edge is stored, those that come later when they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from service import model
+from service.store import pool
+
+_FIELDS: Final = tuple(model.Incident.__struct_fields__)
+_COLUMNS: Final = ", ".join(_FIELDS)
+_VALUES: Final = ", ".join("i.raw::jsonb" if name == "raw" else f"i.{name}" for name in _FIELDS)
+_INCOMING: Final = f"unnest($3::alertwell.incoming_incident[]) AS i ({_COLUMNS})"
+
+# A conflict: not what `sort` saw as new any more. Then the newer one stays, as below.
+_STORE: Final = f"""
+WITH stored AS (
+    INSERT INTO alertwell.incident AS held (tenant_id, source, {_COLUMNS})
+    SELECT $1, $2, {_VALUES} FROM {_INCOMING}
+    ON CONFLICT (tenant_id, source, incident_id) DO UPDATE
+    SET ({_COLUMNS}) = ({", ".join("excluded." + name for name in _FIELDS)}),
+        revision = held.revision + 1, updated_at = now()
+    WHERE excluded.last_update >= held.last_update
+      AND (held.raw, held.raw_exact, held.alert_ids)
+          IS DISTINCT FROM (excluded.raw, excluded.raw_exact, excluded.alert_ids)
+    RETURNING 1
+)
+SELECT count(*) FROM stored
+"""  # noqa: S608 - made of constants
+
+_MOVE: Final = """
+WITH batch AS MATERIALIZED (
+    SELECT nextval('alertwell.change_batch') AS number
+), edge AS MATERIALIZED (
+    SELECT * FROM unnest($2::text[], $3::text[]) AS e (old, new)
+), moved AS (
+    UPDATE alertwell.alert a SET incident_id = e.new, revision = a.revision + 1, updated_at = now()
+    FROM edge e WHERE a.tenant_id = $1 AND a.incident_id = e.old
+    RETURNING a.source, a.full_id, a.revision, a.arrival, e.old, e.new
+), changes AS (
+    INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id, changed)
+    SELECT $1, batch.number, row_number() OVER (ORDER BY m.source, m.full_id), m.revision, 'merged', m.arrival, m.source,
+           m.full_id, jsonb_build_object('incident_id', jsonb_build_array(m.old, m.new))
+    FROM batch, moved m
+    RETURNING 1
+), noted AS (
+    INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
+    SELECT $1, batch.number, counted.changes FROM batch, (SELECT count(*) AS changes FROM changes) counted
+    WHERE counted.changes > 0
+)
+SELECT count(*) FROM changes
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """The incidents of an answer against what is held: to insert, to update, and how many need nothing."""
+
+    new: tuple[model.Incident, ...]
+    newer: tuple[model.Incident, ...]
+    unchanged: int
+    stale: int
+
+    @property
+    def total(self) -> int:
+        return len(self.new) + len(self.newer) + self.unchanged + self.stale
+
+
+NONE: Final = Sorted((), (), 0, 0)
+
+
+async def sort(
+    database: pool.Database, tenant_id: UUID, source: str, incidents: Sequence[model.Incident]
+) -> Sorted:
+    """Compare keys, times and hashes, as `alerts.sort` does. A key that PostgreSQL cannot hold is new."""
+    if not incidents:
+        return NONE
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            """
+            SELECT k.n::int AS n, i.last_update, i.content_hash
+            FROM unnest($3::text[]) WITH ORDINALITY AS k (incident_id, n)
+            JOIN alertwell.incident i ON i.tenant_id = $1 AND i.source = $2 AND i.incident_id = k.incident_id
+            """,
+            tenant_id,
+            source,
+            [one.incident_id if pool.is_text(one.incident_id) else None for one in incidents],
+        )
+    held: dict[int, tuple[datetime, int]] = {row[0] - 1: (row[1], row[2]) for row in rows}
+    new: list[model.Incident] = []
+    newer: list[model.Incident] = []
+    unchanged = stale = 0
+    for n, incident in enumerate(incidents):
+        if (known := held.get(n)) is None:
+            new.append(incident)
+        elif incident.content_hash == known[1]:
+            unchanged += 1
+        elif incident.last_update < known[0]:
+            stale += 1
+        else:
+            newer.append(incident)
+    return Sorted(tuple(new), tuple(newer), unchanged, stale)
+
+
+async def store(
+    connection: pool.Connection, tenant_id: UUID, source: str, incidents: Sequence[model.Incident]
+) -> int:
+    """Insert or replace incidents; how many really are new or differ comes back."""
+    records = [msgspec.structs.astuple(incident) for incident in incidents]
+    return int(await connection.fetchval(_STORE, tenant_id, source, records))
+
+
+async def survivors(
+    connection: pool.Connection, tenant_id: UUID, incident_ids: Sequence[str]
+) -> dict[str, str]:
+    """Where the alerts of these incidents belong, for those that were merged into others."""
+    wanted = [each for each in dict.fromkeys(incident_ids) if pool.is_text(each)]
+    if not wanted:
+        return {}
+    rows = await connection.fetch(
+        """
+        WITH RECURSIVE edge AS (
+            SELECT i.incident_id, i.redirect_incident_id, i.last_update FROM alertwell.incident i
+            WHERE i.tenant_id = $1 AND i.incident_id = ANY ($2::text[]) AND i.redirect_incident_id IS NOT NULL
+            UNION
+            SELECT i.incident_id, i.redirect_incident_id, i.last_update
+            FROM edge e JOIN alertwell.incident i ON i.tenant_id = $1 AND i.incident_id = e.redirect_incident_id
+            WHERE i.redirect_incident_id IS NOT NULL
+        )
+        SELECT incident_id, redirect_incident_id FROM edge ORDER BY last_update, redirect_incident_id
+        """,
+        tenant_id,
+        wanted,
+    )
+    edges = {row[0]: row[1] for row in rows}  # where two sources differ, the one that changed last
+    return {each: end for each in wanted if (end := survivor(edges, each)) != each}
+
+
+def survivor(edges: Mapping[str, str], incident_id: str) -> str:
+    """The end of a chain of redirects; an incident that is redirected in a circle stays where it is."""
+    seen = {incident_id}
+    at = incident_id
+    while (following := edges.get(at)) is not None:
+        if following in seen:
+            return incident_id
+        seen.add(following)
+        at = following
+    return at
+
+
+async def follow(connection: pool.Connection, tenant_id: UUID, incidents: Sequence[model.Incident]) -> int:
+    """Move held alerts, whatever source they came from, to where stored redirects lead; each leaves a `merged` change."""
+    redirected = [one.incident_id for one in incidents if one.redirect_incident_id is not None]
+    ends = await survivors(connection, tenant_id, redirected)
+    if not ends:
+        return 0
+    return int(await connection.fetchval(_MOVE, tenant_id, list(ends), list(ends.values())))
