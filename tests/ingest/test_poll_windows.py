@@ -352,3 +352,25 @@ async def test_a_rewind_is_read_again(bench):
     assert len(mine.stream.coverage) == 1
     await bench.books.same_as(bench.shown)
     assert {row["revision"] for row in (await bench.books.alerts()).values()} == {1}
+
+
+async def test_no_transaction_is_open_while_an_answer_is_awaited(bench):
+    """During each request no connection of the collector is inside a transaction."""
+    bench.shown.add_backlog(CONTOSO, 300, since=bench.ago(20_000), until=bench.ago(100))
+    open_ones = []
+
+    async def before(_since, _until):
+        open_ones.append(
+            await bench.books.rows.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                " AND xact_start IS NOT NULL AND backend_type = 'client backend'"
+            )
+        )
+
+    bench.listen(instead=before)
+    mine = await bench.take(lookback=20_000)
+    await bench.turn(mine)
+    bench.advance(60)
+    await bench.turn(mine)
+    assert len(open_ones) >= 3
+    assert not any(open_ones)
