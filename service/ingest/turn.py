@@ -154,7 +154,7 @@ class Turn:
         )
         owned.first = False
         owned.due = owned.gap_due = now + verdict.delay
-        if isinstance(failure, errors.BadBody):
+        if failure.sample:
             self._desk.metrics.source(owned.stream.source).rejected(1)
         if owned.stream.failures == 0:
             # said once, then quiet until it is over: /metrics and soc.coverage have it all the time
@@ -167,7 +167,7 @@ class Turn:
             state=verdict.state,
             reason=str(failure),
             failures=verdict.failures,
-            sample=failure.sample if isinstance(failure, errors.BadBody) else b"",
+            sample=failure.sample,
         )
         owned.stream = replace(
             owned.stream, state=verdict.state, state_reason=verdict.reason, failures=verdict.failures

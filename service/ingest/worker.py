@@ -19,7 +19,7 @@ from uuid import UUID
 import structlog
 
 from service import model
-from service.ingest import plan, reading
+from service.ingest import pacing, plan, reading
 from service.ingest.owned import Owned
 from service.ingest.slots import Slots
 from service.ingest.turn import Turn
@@ -76,6 +76,8 @@ class Worker:
         """Take over streams; each is due at once."""
         for lease, item in loaded:
             owned = Owned(lease, item.access, item.stream, due=time.monotonic(), read_to=item.read_to)
+            if item.stream.state == "retired":  # what took a day to find out is not found out anew
+                owned.memory.gone_since = owned.due - pacing.GONE_FOR_GOOD.total_seconds()
             self._owned.setdefault(lease.tenant_id, {})[item.stream.source] = owned
             self._push(owned)
 
@@ -164,7 +166,7 @@ class Worker:
             for owned, progress in batch:
                 if owned.lease.tenant_id in ours:
                     owned.written(progress, time.monotonic())
-                else:
+                elif self._current(owned):  # else it was taken anew meanwhile, under another epoch
                     self._lost(owned)
 
     def _current(self, owned: Owned) -> bool:
@@ -204,10 +206,10 @@ class Worker:
             self._running.discard(task)
         self._slots.give()
         self._desk.metrics.polls_running.set(len(self._running))
-        if not self._current(owned):
-            return
-        if lost:
-            self._lost(owned)
+        if not self._current(owned) or lost:
+            if self._current(owned):
+                self._lost(owned)
+            self.start_due()  # its slot is free for others
             return
         woken, owned.woken = owned.woken, False
         if woken and owned.stream.failures:

@@ -219,6 +219,9 @@ async def test_a_record_that_is_too_large_alone_stays_a_gap(clock, database, boo
         assert gap["gap_from"] <= moment(bench.ago(1500)) < gap["gap_to"]
         assert gap["gap_to"] - gap["gap_from"] <= 4 * MS
         assert gap["reason"] == "the answer is over 65536 bytes"
+        samples = await books.rows.fetch("SELECT reason, raw FROM soc.rejects")
+        assert [row["reason"] for row in samples] == ["the answer is over 65536 bytes"]
+        assert samples[0]["raw"].startswith("[{")
 
 
 async def test_a_record_of_2099_stops_nothing(bench):
