@@ -142,7 +142,9 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             pool.open_database(dsn, size=config.database_pool_size, patient=True)
         )
         # apart from the polls' connections: heartbeats do not queue behind a backlog that is being stored
-        control = await stack.enter_async_context(pool.open_database(dsn, size=_CONTROL_CONNECTIONS))
+        control = await stack.enter_async_context(
+            pool.open_database(dsn, size=_CONTROL_CONNECTIONS, patient=True)
+        )
         await schema.check(control)
         measured.database_up.set(1)
 
@@ -215,7 +217,6 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
                 restored.clear()
                 polls.wake(["needs_attention"])
             polls.start_due()
-            await owner.look()
 
         async def gauges() -> None:
             polls.show()
@@ -234,6 +235,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         )
         clock.every(ttl / 4, owner.round, name="ownership")
         clock.every(_TICK, tick, name="tick")
+        clock.every(_TICK, owner.look, name="roster")
         clock.every(_FLUSH_EVERY, polls.flush, name="progress")
         clock.every(_GAUGES_EVERY, gauges, name="gauges")
         clock.every(_RETENTION_EVERY, partial(retention.prune, control, keep), name="retention")

@@ -19,7 +19,7 @@
         └── Attention               a person must act: secret expired, consent gone, role missing, no licence, wrong cloud
             └── CredentialRefused   the app's own credential is refused: concerns every tenant that uses it
 
-Each class has a `kind`; `ingest.plan.next_delay` turns a kind and the stream's history into the next delay and state.
+Each class has a `kind`; `ingest.pacing` turns a failure and the stream's history into the next delay and state.
 Classes exist only where someone catches them. Messages are for people: they never hold a token, a secret or a body.
 """
 
@@ -77,12 +77,23 @@ class LeaseLost(AlertwellError):
 
 
 class PollFailure(AlertwellError):
-    """A request did not bring what was asked for. `retry_after` is in seconds, where the answer named a time."""
+    """A request did not bring what was asked for. `retry_after` is in seconds, where the answer named a time.
 
-    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+    `sample` holds the first bytes of a body that could not be used, for soc.rejects.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        sample: bytes = b"",
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+        self.sample = sample
 
 
 class Throttled(PollFailure):
@@ -98,11 +109,7 @@ class Transient(PollFailure):
 
 
 class BadBody(Transient):
-    """A body that is not what the API documents; `sample` holds its first bytes for soc.rejects."""
-
-    def __init__(self, message: str, *, sample: bytes = b"", status: int | None = None) -> None:
-        super().__init__(message, status=status)
-        self.sample = sample
+    """A body that is not what the API documents."""
 
 
 class TooLarge(PollFailure):

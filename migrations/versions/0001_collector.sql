@@ -451,7 +451,7 @@ SELECT c.seq, c.change_id, c.tenant_id, c.tenant_name, c.source, c.full_id, c.al
        c.arrival, c.at, c.severity, c.status, c.title, c.alert
 FROM (SELECT * FROM alertwell.change_for_all UNION ALL SELECT * FROM alertwell.change_for_some) c;
 COMMENT ON VIEW soc.change_feed IS
-    'Committed changes in the order of seq, dense and gap-free: read seq > the last one seen. Plain types for rising-column readers.';
+    'Committed changes in the order of seq, each numbered after its commit: read seq > the last one seen and none is missed. Holes come from purges, restores and what a reader may not see. Plain types for rising-column readers.';
 COMMENT ON COLUMN soc.change_feed.changed IS 'JSON object {field: [old, new]} of an update.';
 COMMENT ON COLUMN soc.change_feed.alert IS 'The alert''s record as it is held now (JSON text); null once it is purged or retired.';
 

@@ -147,7 +147,7 @@ def import_(
 
     They count as consented and are polled at once. Importing a file twice changes nothing. An empty cell, or a column that
     is left out, means the default; but a stream's parameters and a secret stay as they are. Tenants that the file does
-    not name are left alone, and paused ones stay paused.
+    not name are left alone, and paused ones stay paused. One that was removed is not taken back: the file is refused.
     """
     from service import settings
     from service.cli import enrolling, importing, wishes
@@ -172,7 +172,9 @@ def import_(
             shown.append(f"{file}: … and {len(problems) - MOST_PROBLEMS} more")
         shown.append(f"{file}: nothing was imported; {len(problems)} to be put right")
         raise errors.BadInput("\n".join(shown))
-    done = database.work(loaded, lambda opened: wishes.enrol(opened, loaded, asked, dry_run=dry_run))
+    done = database.work(
+        loaded, lambda opened: wishes.enrol(opened, loaded, asked, dry_run=dry_run, revive=False)
+    )
     would = "would be " if dry_run else ""
     output.say(f"{done.added} {would}added, {done.changed} {would}changed, {done.unchanged} unchanged")
 

@@ -36,7 +36,12 @@ class Wish:
 
 
 async def enrol(
-    opened: pool.Database, loaded: Settings, wishes: Sequence[Wish], *, dry_run: bool = False
+    opened: pool.Database,
+    loaded: Settings,
+    wishes: Sequence[Wish],
+    *,
+    dry_run: bool = False,
+    revive: bool = True,
 ) -> stored.Enrolled:
     tenant_ids = [wish.tenant.tenant_id for wish in wishes]
     parameters = await reports.parameters(opened, tenant_ids)
@@ -59,7 +64,7 @@ async def enrol(
         }
         enrolments.append(stored.Enrolment(wish.tenant, sources, app_id, sealed))
     act = stored.rehearse if dry_run else stored.enrol
-    return await act(opened, enrolments, lookback=loaded.initial_lookback)
+    return await act(opened, enrolments, lookback=loaded.initial_lookback, revive=revive)
 
 
 def _is_kept(sealer: sealing.Sealer, own: tuple[str, str], kept: tuple[str, bytes] | None) -> bool:

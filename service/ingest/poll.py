@@ -126,7 +126,7 @@ class Poll:
                 return
             steady = self._memory.gap_failures >= _STEADY_FAILURES
             try:
-                await self._read_all([window], isolate=steady)
+                await self._read_all([window], isolate=steady, may_go_on=may_go_on)
                 if self.open_gaps() == before and not self.spent:
                     raise errors.Refused("the answers prove nothing: their Date header is missing or wrong")
                 self._memory.gap_failures = 0
@@ -150,7 +150,9 @@ class Poll:
         """Whether the budget is used up: the stream goes on in a later poll, and others get their turn."""
         return time.monotonic() >= self._deadline
 
-    async def _read_all(self, parts: list[model.Window], *, isolate: bool) -> None:
+    async def _read_all(
+        self, parts: list[model.Window], *, isolate: bool, may_go_on: Callable[[], bool] = lambda: True
+    ) -> None:
         """Read windows (oldest first) and the parts they have to be split into, newest first.
 
         A failure that is the window's own is halved down to where it lies; one that all its parts share is the API's, and raised.
@@ -159,7 +161,7 @@ class Poll:
         in_a_row = 0
         width: timedelta | None = None  # known once an answer was full
         for _ in range(_PIECES):
-            if not parts or (healthy and self.spent):
+            if not parts or (healthy and (self.spent or not may_go_on())):
                 return  # what is left of a live window is a gap from now on
             part = parts.pop()
             if width is not None and width < part.span and (cut := plan.newest(part, width)):
@@ -173,6 +175,14 @@ class Poll:
                 in_a_row += 1
                 if in_a_row > _DEEPEST:
                     raise
+                if in_a_row == 1 and failure.sample:
+                    await streams.keep_sample(
+                        self._desk.database,
+                        self._lease,
+                        self.tally.stream.source,
+                        str(failure),
+                        failure.sample,
+                    )
                 self._memory.width = max(part.span / 4, plan.NARROWEST)
                 if halves := plan.split(part):
                     parts = [*parts, *halves]
@@ -298,7 +308,7 @@ class Poll:
         await self._note(window, failure)
 
     async def _note(self, window: model.Window, failure: errors.PollFailure) -> None:
-        if isinstance(failure, errors.BadBody):
+        if failure.sample:
             self._desk.metrics.source(self.tally.stream.source).rejected(1)
         await streams.note_gap(
             self._desk.database,
@@ -307,5 +317,5 @@ class Poll:
             self._record,
             span=(window.since, window.until),
             reason=str(failure),
-            sample=failure.sample if isinstance(failure, errors.BadBody) else b"",
+            sample=failure.sample,
         )

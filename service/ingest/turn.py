@@ -157,7 +157,7 @@ class Turn:
         )
         owned.first = False
         owned.due = owned.gap_due = now + verdict.delay
-        if isinstance(failure, errors.BadBody):
+        if failure.sample:
             self._desk.metrics.source(stream.source).rejected(1)
         if stream.failures == 0 or (verdict.state == "retired" and stream.state != "retired"):
             # said once, then quiet until it is over: /metrics and soc.coverage have it all the time
@@ -172,7 +172,7 @@ class Turn:
             state=verdict.state,
             reason=str(failure),
             failures=verdict.failures,
-            sample=failure.sample if isinstance(failure, errors.BadBody) else b"",
+            sample=failure.sample,
             gone=True if gone else None if unknown else False,
         )
         owned.stream = replace(

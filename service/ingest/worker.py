@@ -164,7 +164,7 @@ class Worker:
             for owned, progress in batch:
                 if owned.lease.tenant_id in ours:
                     owned.written(progress, time.monotonic())
-                else:
+                elif self._current(owned):  # else it was taken anew meanwhile, under another epoch
                     self._lost(owned)
 
     def _current(self, owned: Owned) -> bool:
@@ -207,10 +207,10 @@ class Worker:
             self._running.discard(task)
         self._slots.give()
         self._desk.metrics.polls_running.set(len(self._running))
-        if not self._current(owned):
-            return
-        if lost:
-            self._lost(owned)
+        if not self._current(owned) or lost:
+            if self._current(owned):
+                self._lost(owned)
+            self.start_due()  # its slot is free for others
             return
         woken, owned.woken = owned.woken, False
         if woken and owned.stream.failures:

@@ -15,6 +15,16 @@ from service.store import pool, retention
 _LOCK = 0x66656564  # one sequencer at a time, whichever replica it runs on
 _JUMP = 2**32
 _BATCHES = 200
+_IDENTITY = """
+    concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
+                   left(pg_walfile_name(pg_current_wal_lsn()), 8),
+                   (SELECT oid FROM pg_database WHERE datname = current_database()),
+                   'alertwell.feed'::regclass::oid)
+"""
+_SOMETHING_TO_DO = f"""
+    SELECT EXISTS (SELECT FROM alertwell.unnumbered)
+           OR EXISTS (SELECT FROM alertwell.feed_head WHERE identity <> {_IDENTITY})
+"""  # noqa: S608 - made of constants
 
 
 async def number(database: pool.Database) -> int:
@@ -26,7 +36,7 @@ async def number(database: pool.Database) -> int:
         # In a statement of its own: taken inside the numbering one, the snapshot would be older than the lock.
         if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK):
             return 0
-        if not await connection.fetchval("SELECT EXISTS (SELECT FROM alertwell.unnumbered)"):
+        if not await connection.fetchval(_SOMETHING_TO_DO):
             return 0
         last = await _last_seq(connection)
         numbered = await connection.fetchval(
@@ -73,14 +83,7 @@ async def _last_seq(connection: pool.Connection) -> int:
     """The number to go on from. On another database than the one that gave it (restored, or failed over with a lost
     tail), readers may know numbers that we do not: jump far beyond them and say when.
     """
-    identity = await connection.fetchval(
-        """
-        SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
-                              left(pg_walfile_name(pg_current_wal_lsn()), 8),
-                              (SELECT oid FROM pg_database WHERE datname = current_database()),
-                              'alertwell.feed'::regclass::oid)
-        """
-    )
+    identity = await connection.fetchval(f"SELECT {_IDENTITY}")
     head = await connection.fetchrow("SELECT last_seq, identity FROM alertwell.feed_head FOR UPDATE")
     assert head is not None  # noqa: S101 - the migration made the row
     last = int(head["last_seq"])
@@ -94,6 +97,9 @@ async def _last_seq(connection: pool.Connection) -> int:
         identity,
         _JUMP,
     )
+    # what owners remember of coverage may be lost with the tail: they read it anew, and read again what is missing
+    await connection.execute("UPDATE alertwell.lease SET epoch = epoch + 1")
+    await connection.execute("UPDATE alertwell.roster SET version = version + 1")
     return last + _JUMP
 
 

@@ -76,7 +76,8 @@ async def retire(database: pool.Database, replica_id: UUID) -> None:
         await connection.execute(
             """
             WITH ours AS MATERIALIZED (
-                SELECT tenant_id FROM alertwell.lease WHERE owner = $1 ORDER BY tenant_id FOR NO KEY UPDATE
+                -- one that somebody holds for long, as a purge does, runs out with our heartbeat
+                SELECT tenant_id FROM alertwell.lease WHERE owner = $1 ORDER BY tenant_id FOR NO KEY UPDATE SKIP LOCKED
             )
             UPDATE alertwell.lease l SET owner = NULL, epoch = l.epoch + 1
             FROM ours WHERE l.tenant_id = ours.tenant_id

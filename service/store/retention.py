@@ -1,7 +1,7 @@
 """Retention: what is past its time goes in small batches, each its own short transaction.
 
 The horizon of alerts is the start of a day (UTC): wanted and coverage give up whole days first, then alerts before the same
-moment are deleted. So what coverage still claims is still held.
+moment are deleted, unless coverage still claims them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ _HORIZON = "date_trunc('day', now() - $1::interval, 'UTC')"
 _STATEMENTS = {
     "alerts": """
         DELETE FROM alertwell.alert WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM alertwell.alert
-            WHERE last_processed_at < date_trunc('day', now() - $1::interval, 'UTC') LIMIT $2))
+            SELECT a.ctid FROM alertwell.alert a
+            WHERE a.last_processed_at < date_trunc('day', now() - $1::interval, 'UTC')
+              AND NOT EXISTS (  -- whatever shrink has done or left: what is still claimed is still held
+                  SELECT FROM alertwell.stream s
+                  LEFT JOIN alertwell.stream_progress p ON p.tenant_id = s.tenant_id AND p.source = s.source
+                  WHERE s.tenant_id = a.tenant_id AND s.source = a.source
+                    AND (s.coverage @> a.last_processed_at OR p.proven @> a.last_processed_at))
+            LIMIT $2))
     """,
     # after alerts: a row whose newest record is past its time has none left
     "alerts_merged": """

@@ -131,6 +131,15 @@ async def record_failure(
     return since
 
 
+async def keep_sample(
+    database: pool.Database, lease: model.Lease, source: str, reason: str, sample: bytes
+) -> None:
+    """A sample of a body that could not be used, where the poll goes on without it. Raises LeaseLost."""
+    async with database.transaction() as connection:
+        await leases.fence(connection, lease)
+        await rejects.keep_sample(connection, lease.tenant_id, source, reason, sample)
+
+
 async def note_gap(
     database: pool.Database,
     lease: model.Lease,

@@ -9,8 +9,10 @@ from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
 from service import errors, model
-from service.store import leases, pool, retention
+from service.store import leases, pool, proofs, retention
 
 _PURGED = (
     "unnumbered",
@@ -50,13 +52,19 @@ class Enrolled:
 
 
 async def enrol(
-    database: pool.Database, enrolments: Sequence[Enrolment], *, lookback: timedelta, dry_run: bool = False
+    database: pool.Database,
+    enrolments: Sequence[Enrolment],
+    *,
+    lookback: timedelta,
+    dry_run: bool = False,
+    revive: bool = True,
 ) -> Enrolled:
     """Add or change tenants, all in one transaction. Doing it twice changes nothing the second time.
 
     A new stream wants everything from `lookback` ago on, for ever. A source that is not named any more is not removed:
-    what was collected stays proven. A tenant that is active stays so when it is named as pending. Raises BadInput where a
-    tenant is named twice.
+    what was collected stays proven; another cloud, region, app or parameters are another matter, and read anew. A tenant that is
+    active stays so when it is named as pending. Raises BadInput where a tenant is named twice, and, unless `revive`, where one
+    was removed.
     """
     # in one order for everybody, so that two enrolments do not wait for each other
     enrolments = sorted(enrolments, key=lambda e: e.tenant.tenant_id)
@@ -64,8 +72,19 @@ async def enrol(
         if one.tenant.tenant_id == next_one.tenant.tenant_id:
             raise errors.BadInput(f"tenant {one.tenant.tenant_id} is named twice")
     async with database.transaction() as connection:
+        # a purge may hold a tenant of this list for long: say so, rather than wait and fail without a reason
+        await connection.execute("SET LOCAL lock_timeout = '20s'")
         before = await _fingerprints(connection, [e.tenant.tenant_id for e in enrolments])
-        await _write(connection, enrolments, lookback)
+        reached = await proofs.scopes(connection, list(before))
+        if not revive:
+            await _refuse_removed(connection, list(before))
+        try:
+            await _write(connection, enrolments, lookback)
+        except asyncpg.LockNotAvailableError:
+            raise errors.BadInput(
+                "another command holds a tenant of this list (a purge takes a while): nothing was changed; try again later"
+            ) from None
+        await proofs.take_back_moved(connection, reached)
         after = await _fingerprints(connection, [e.tenant.tenant_id for e in enrolments])
         touched = [tenant_id for tenant_id in after if after[tenant_id] != before.get(tenant_id)]
         done = Enrolled(
@@ -87,13 +106,26 @@ class _DryRun(Exception):
 
 
 async def rehearse(
-    database: pool.Database, enrolments: Sequence[Enrolment], *, lookback: timedelta
+    database: pool.Database, enrolments: Sequence[Enrolment], *, lookback: timedelta, revive: bool = True
 ) -> Enrolled:
     """What `enrol` would do: it runs for real and is undone."""
     try:
-        return await enrol(database, enrolments, lookback=lookback, dry_run=True)
+        return await enrol(database, enrolments, lookback=lookback, dry_run=True, revive=revive)
     except _DryRun as rehearsed:
         return rehearsed.done
+
+
+async def _refuse_removed(connection: pool.Connection, tenant_ids: Sequence[UUID]) -> None:
+    rows = await connection.fetch(
+        "SELECT tenant_id, name FROM alertwell.tenant WHERE tenant_id = ANY ($1::uuid[]) AND state = 'removed'",
+        tenant_ids,
+    )
+    if rows:
+        named = ", ".join(f"{row['name']} ({row['tenant_id']})" for row in rows[:10])
+        raise errors.BadInput(
+            f"{len(rows)} of these tenants were removed: {named}{', …' if len(rows) > 10 else ''}; nothing was imported. "
+            "Take them out of the file, or take one back with: alertwell tenants add"
+        )
 
 
 async def _fingerprints(connection: pool.Connection, tenant_ids: Sequence[UUID]) -> dict[UUID, str]:
@@ -151,24 +183,16 @@ async def _write(connection: pool.Connection, enrolments: Sequence[Enrolment], l
         for name, parameters in e.sources.items()
     ]
     arrays = ([s[0] for s in streams], [s[1] for s in streams], [s[2] for s in streams])
-    await connection.execute(
+    changed = await connection.fetch(
         """
-        WITH i AS (
-            SELECT * FROM unnest($1::uuid[], $2::text[], $3::jsonb[]) AS i (tenant_id, source, parameters)
-        ), reset AS (  -- read with other parameters: what was proven with the old ones is not proven now
-            UPDATE alertwell.stream s
-            SET parameters = i.parameters, coverage = '{}', failures = 0, state = 'new', state_reason = NULL, state_since = now()
-            FROM i WHERE s.tenant_id = i.tenant_id AND s.source = i.source AND s.parameters <> i.parameters
-            RETURNING s.tenant_id, s.source
-        ), reasons AS (
-            DELETE FROM alertwell.gap_reason r USING reset
-            WHERE r.tenant_id = reset.tenant_id AND r.source = reset.source
-        )
-        UPDATE alertwell.stream_progress p SET proven = NULL, read_to = NULL
-        FROM reset WHERE p.tenant_id = reset.tenant_id AND p.source = reset.source
+        UPDATE alertwell.stream s SET parameters = i.parameters
+        FROM unnest($1::uuid[], $2::text[], $3::jsonb[]) AS i (tenant_id, source, parameters)
+        WHERE s.tenant_id = i.tenant_id AND s.source = i.source AND s.parameters <> i.parameters
+        RETURNING s.tenant_id, s.source
         """,
         *arrays,
     )
+    await proofs.take_back(connection, [(row["tenant_id"], row["source"]) for row in changed])
     await connection.execute(
         """
         WITH stream AS (
@@ -250,6 +274,11 @@ async def set_state(
         if done == "UPDATE 0":
             raise errors.BadInput(f"no tenant {tenant_id}; see: alertwell tenants list")
         await leases.changed(connection, [tenant_id])
+        if state != "active":
+            # nobody's any more: its owner does not wait for it when it gives its leases back
+            await connection.execute(
+                "UPDATE alertwell.lease SET owner = NULL WHERE tenant_id = $1", tenant_id
+            )
 
 
 async def purge(database: pool.Database, tenant_id: UUID) -> dict[str, int]:

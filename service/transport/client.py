@@ -223,7 +223,9 @@ class Client:
 
         async def keep(piece: bytes) -> None:
             if body.tell() + len(piece) > self._budget.largest:
-                raise errors.TooLarge(f"the answer is over {self._budget.largest} bytes", status=200)
+                raise errors.TooLarge(
+                    f"the answer is over {self._budget.largest} bytes", status=200, sample=_sample(body)
+                )
             if not self._budget.at_once(share, len(piece)):
                 await self._wait_for_room(share, len(piece), limit)
             if not body.tell() and (bad := answers.content_type(response.headers, piece)):
@@ -233,7 +235,11 @@ class Client:
                 await asyncio.sleep(0)
 
         if (response.content_length or 0) > self._budget.largest:
-            raise errors.TooLarge(f"the answer is over {self._budget.largest} bytes", status=200)
+            raise errors.TooLarge(
+                f"the answer is over {self._budget.largest} bytes",
+                status=200,
+                sample=(await response.content.readany())[: answers.SAMPLE],
+            )
         try:
             inflater = inflate.Inflater(response.headers.get("Content-Encoding", ""))
             async for data in response.content.iter_any():
@@ -241,12 +247,12 @@ class Client:
                     await keep(piece)
             for piece in inflater.finish():
                 await keep(piece)
-        except inflate.Truncated:
-            fault: errors.Transient = _Broken("the answer ended in the middle", status=200)
-        except inflate.Unreadable as error:
-            fault = errors.BadBody(
-                f"the answer is {error}", sample=body.getvalue()[: answers.SAMPLE], status=200
+        except (inflate.Truncated, aiohttp.ClientPayloadError):
+            fault: errors.Transient = _Broken(
+                "the answer ended in the middle", status=200, sample=_sample(body)
             )
+        except inflate.Unreadable as error:
+            fault = errors.BadBody(f"the answer is {error}", sample=_sample(body), status=200)
         else:
             return model.Answer(body.getvalue(), answers.date(response.headers))
         raise fault
@@ -271,6 +277,10 @@ def _url(base: str, request: model.Request) -> yarl.URL:
     return yarl.URL(address, encoded=True)
 
 
+def _sample(body: io.BytesIO) -> bytes:
+    return bytes(body.getbuffer()[: answers.SAMPLE])
+
+
 def _is_passing(error: Exception) -> bool:
     if isinstance(error, _Broken):
         return True
@@ -290,8 +300,6 @@ def _fault(error: Exception) -> errors.PollFailure:
         )
     if isinstance(error, TimeoutError):
         return errors.Transient("the API did not answer in time")
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return _Broken("the answer ended in the middle", status=200)
     if isinstance(error, aiohttp.ClientResponseError):
         return errors.Transient("what answers is not HTTP as it should be")
     if isinstance(error, aiohttp.ClientError | OSError):

@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 import structlog
 
-from service import app
-from service.ingest import slots
+from service import app, model
+from service.ingest import slots, worker
 from service.simulator import chaos, runs, server, ticks, world
 from service.store import streams
 from tests.ingest import stages
@@ -125,6 +125,32 @@ async def test_the_flush_of_idle_polls_is_fenced(bench):
     await bench.books.rows.execute("UPDATE alertwell.lease SET epoch = epoch + 1")
     assert await streams.flush(bench.database, [progress]) == set()
     assert (await bench.books.stream())["next_poll_at"] is None
+
+
+async def test_a_late_flush_leaves_a_newer_ownership_alone(bench):
+    """A tenant that was taken anew while a flush of its old lease was under way stays: nobody polls it twice."""
+    old = await bench.take()
+    await bench.poll(old).live()
+    old.moved = True
+    polls = worker.Worker(bench.desk, bench.replica_id, slots=4, budget=10)
+    polls.adopt([(old.lease, streams.Owned(old.stream, old.access, None))])
+    [before] = polls._owned[old.lease.tenant_id].values()
+    before.moved, before.last_success_at = True, bench.now
+    await bench.books.rows.execute("UPDATE alertwell.lease SET epoch = epoch + 1")
+    flushing = streams.flush
+    newer = model.Lease(old.lease.tenant_id, old.lease.owner, old.lease.epoch + 1)
+
+    async def meanwhile(database, moved):
+        ours = await flushing(database, moved)
+        polls.drop(old.lease.tenant_id)
+        polls.adopt([(newer, streams.Owned(old.stream, old.access, None))])
+        return ours
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(streams, "flush", meanwhile)
+        await polls.flush(everything=True)
+    assert polls.leases == {old.lease.tenant_id: newer}
+    assert not polls.lease_lost.is_set()
 
 
 async def test_gaps_leave_half_of_the_slots_to_live_windows(stage):

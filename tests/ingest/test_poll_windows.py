@@ -219,6 +219,9 @@ async def test_a_record_that_is_too_large_alone_stays_a_gap(clock, database, boo
         assert gap["gap_from"] <= moment(bench.ago(1500)) < gap["gap_to"]
         assert gap["gap_to"] - gap["gap_from"] <= 4 * MS
         assert gap["reason"] == "the answer is over 65536 bytes"
+        samples = await books.rows.fetch("SELECT reason, raw FROM soc.rejects")
+        assert [row["reason"] for row in samples] == ["the answer is over 65536 bytes"]
+        assert samples[0]["raw"].startswith("[{")
 
 
 async def test_a_record_of_2099_stops_nothing(bench):
@@ -352,3 +355,25 @@ async def test_a_rewind_is_read_again(bench):
     assert len(mine.stream.coverage) == 1
     await bench.books.same_as(bench.shown)
     assert {row["revision"] for row in (await bench.books.alerts()).values()} == {1}
+
+
+async def test_no_transaction_is_open_while_an_answer_is_awaited(bench):
+    """During each request no connection of the collector is inside a transaction."""
+    bench.shown.add_backlog(CONTOSO, 300, since=bench.ago(20_000), until=bench.ago(100))
+    open_ones = []
+
+    async def before(_since, _until):
+        open_ones.append(
+            await bench.books.rows.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                " AND xact_start IS NOT NULL AND backend_type = 'client backend'"
+            )
+        )
+
+    bench.listen(instead=before)
+    mine = await bench.take(lookback=20_000)
+    await bench.turn(mine)
+    bench.advance(60)
+    await bench.turn(mine)
+    assert len(open_ones) >= 3
+    assert not any(open_ones)

@@ -5,7 +5,8 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from service.store import feed, pool
+from service import errors
+from service.store import feed, leases, pool
 from tests import postgres
 from tests.store import rows
 
@@ -78,12 +79,17 @@ async def test_changes_without_a_number_are_not_pruned(owner: rows.Owner, pool: 
 
 
 async def test_numbers_jump_on_another_database(owner: rows.Owner, pool: asyncpg.Pool):
-    """Where the identity differs numbers go on 2^32 higher, once, and soc.feed says when."""
+    """Where the identity differs numbers go on 2^32 higher, once; soc.feed says when, and owners read anew what they own."""
     await owner.store(rows.alert("a:1"))
     await feed.number(owner.database)
     await pool.execute("UPDATE alertwell.feed_head SET identity = 'another'")
+    version = await leases.roster_version(owner.database)
     assert await feed.number(owner.database) == 0
-    assert (await head(pool))["restored_at"] is None
+    assert (await head(pool))["restored_at"] is not None
+    assert await leases.roster_version(owner.database) == version + 1
+    with pytest.raises(errors.LeaseLost):
+        await owner.store(rows.alert("c:1"))
+    owner = rows.Owner(owner.database, (await leases.held(owner.database, owner.lease.owner))[0])
     for n in range(2):
         await owner.store(rows.alert(f"b{n}:1"))
         await feed.number(owner.database)

@@ -161,3 +161,16 @@ async def test_an_update_waits_for_retention_and_stores_anew(owner: rows.Owner, 
         await rows.blocked(pool)
     assert (await store).updated == 1
     assert await pool.fetchval("SELECT last_processed_at FROM alertwell.alert") == rows.NOON
+
+
+async def test_what_is_still_claimed_is_not_deleted(owner: rows.Owner, pool: asyncpg.Pool):
+    """Where promises could not be taken back yet, their alerts stay, whatever the hour; then they go."""
+    past = horizon() - timedelta(days=2)
+    covered = Intervals.of((past - timedelta(hours=1), past + timedelta(hours=1)))
+    await owner.store(
+        rows.alert("claimed:1", past), rows.alert("old:1", past - timedelta(days=1)), folded=covered
+    )
+    assert await retention.prune(owner.database, "alerts", KEEP) == 1
+    assert await pool.fetchval("SELECT full_id FROM alertwell.alert") == "claimed:1"
+    assert await retention.shrink(owner.database, KEEP) == 1
+    assert await retention.prune(owner.database, "alerts", KEEP) == 1

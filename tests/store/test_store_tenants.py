@@ -241,3 +241,44 @@ async def test_two_enrolments_at_once(database: pool.Database):
     renamed = [rows.enrolment(n, name=f"New {n}") for n in range(199, 0, -1)]
     for _ in range(3):
         await asyncio.gather(enrol(database, *listed), enrol(database, *renamed))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [({"region": "us"}, False), ({"cloud": "gcc"}, False), ({"app_id": "b", "sealed": b"s"}, False),
+     ({"app_id": "a", "sealed": b"new"}, True), ({"labels": {"team": "red"}}, True)],
+)  # fmt: skip
+async def test_another_place_or_app_starts_the_proof_anew(database, pool, changes: dict, kept: bool):
+    """What was proven of another region or cloud, or by another app, is not proven; a new secret of the same app keeps it."""
+    before = {"region": "eu", "app_id": "a", "sealed": b"s"}
+    await enrol(database, rows.enrolment(1, **before))
+    [lease] = await rows.claim(database)
+    owner = rows.Owner(database, lease)
+    await owner.store(rows.alert("a:1"), folded=rows.interval(0, 1))
+    assert await enrol(database, rows.enrolment(1, **{**before, **changes})) == (0, 1, 0)
+    assert bool(await pool.fetchval("SELECT coverage FROM alertwell.stream")) is kept
+    with pytest.raises(errors.LeaseLost):
+        await owner.store(rows.alert("b:1"))
+
+
+async def test_a_removed_tenant_is_taken_back_on_purpose_only(database, pool):
+    """An import that names a removed tenant is refused whole and names it; enrolling it by hand takes it back."""
+    await rows.enrol(database, 1)
+    await tenants.set_state(database, rows.tenant_id(1), "removed")
+    both = [rows.enrolment(1), rows.enrolment(2)]
+    for act in (tenants.enrol, tenants.rehearse):
+        with pytest.raises(errors.BadInput, match=f"Contoso 1 .{rows.tenant_id(1)}"):
+            await act(database, both, lookback=rows.LOOKBACK, revive=False)
+    assert await pool.fetchval("SELECT count(*) FROM alertwell.tenant") == 1
+    assert await enrol(database, *both) == (1, 1, 0)
+
+
+async def test_giving_leases_back_does_not_wait_for_a_removed_tenant(database, pool):
+    """A purge holds a tenant's rows for long: the others of its former owner are free at once all the same."""
+    await rows.enrol(database, 1, 2)
+    await rows.claim(database)
+    await tenants.set_state(database, rows.tenant_id(1), "removed")
+    async with database.transaction() as purging:
+        await leases.lock(purging, [rows.tenant_id(1)])
+        await asyncio.wait_for(leases.retire(database, rows.REPLICA), 10)
+    assert await pool.fetchval("SELECT count(*) FROM alertwell.lease WHERE owner IS NOT NULL") == 0
