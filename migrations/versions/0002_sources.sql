@@ -209,21 +209,20 @@ FOR EACH STATEMENT EXECUTE FUNCTION alertwell.merge_inserted();
 CREATE TRIGGER merge_updated AFTER UPDATE ON alertwell.alert REFERENCING OLD TABLE AS was NEW TABLE AS is_now
 FOR EACH STATEMENT EXECUTE FUNCTION alertwell.merge_updated();
 
--- The wall, as for alerts. Each branch is ordered, so that the newest of all come from an index through it.
-CREATE VIEW alertwell.alert_merged_with_record AS
-SELECT m.*, t.name AS tenant_name, t.labels, t.external_ref, a.raw
+-- The wall, as for alerts. Each branch is ordered, so that the newest come from an index through it. What stands in the
+-- newest record is looked up outside of it, through the wall of alerts: for the rows that come out of a LIMIT.
+CREATE VIEW alertwell.alert_merged_with_tenant AS
+SELECT m.*, t.name AS tenant_name, t.labels, t.external_ref
 FROM alertwell.alert_merged m
-LEFT JOIN alertwell.tenant t ON t.tenant_id = m.tenant_id
-LEFT JOIN alertwell.alert a
-       ON a.tenant_id = m.tenant_id AND a.source = m.newest_source AND a.full_id = m.newest_full_id;
+LEFT JOIN alertwell.tenant t ON t.tenant_id = m.tenant_id;
 
 CREATE VIEW alertwell.alert_merged_for_all WITH (security_barrier) AS
-SELECT m.* FROM alertwell.alert_merged_with_record m
+SELECT m.* FROM alertwell.alert_merged_with_tenant m
 WHERE (SELECT everything FROM alertwell.reader_scope)
 ORDER BY m.last_processed_at DESC;
 
 CREATE VIEW alertwell.alert_merged_for_some WITH (security_barrier) AS
-SELECT m.* FROM alertwell.alert_merged_with_record m
+SELECT m.* FROM alertwell.alert_merged_with_tenant m
 WHERE NOT (SELECT everything FROM alertwell.reader_scope)
   AND EXISTS (SELECT FROM alertwell.reader r WHERE r.role = current_user AND r.tenant_id = m.tenant_id)
 ORDER BY m.last_processed_at DESC;
@@ -240,7 +239,9 @@ SELECT m.tenant_id,
        m.full_ids,
        m.detections,
        m.title,
-       alertwell.first_text(m.raw, 'Description', 'description') AS description,
+       (SELECT alertwell.first_text(a.raw, 'Description', 'description')
+        FROM alertwell.readable_alert a
+        WHERE a.tenant_id = m.tenant_id AND a.source = m.newest_source AND a.full_id = m.newest_full_id) AS description,
        (ARRAY['unknown', 'informational', 'low', 'medium', 'high'])[m.severity_rank + 1] AS severity,
        m.severity_rank,
        m.status,
@@ -258,8 +259,12 @@ SELECT m.tenant_id,
        m.classification,
        m.determination,
        m.remediation_action,
-       alertwell.first_text(m.raw, 'LinkToMTP', 'LinkToWDATP', 'alertWebUrl') AS alert_url,
-       alertwell.first_text(m.raw, 'IncidentLinkToMTP', 'IncidentLinkToWDATP', 'incidentWebUrl') AS incident_url,
+       (SELECT alertwell.first_text(a.raw, 'LinkToMTP', 'LinkToWDATP', 'alertWebUrl')
+        FROM alertwell.readable_alert a
+        WHERE a.tenant_id = m.tenant_id AND a.source = m.newest_source AND a.full_id = m.newest_full_id) AS alert_url,
+       (SELECT alertwell.first_text(a.raw, 'IncidentLinkToMTP', 'IncidentLinkToWDATP', 'incidentWebUrl')
+        FROM alertwell.readable_alert a
+        WHERE a.tenant_id = m.tenant_id AND a.source = m.newest_source AND a.full_id = m.newest_full_id) AS incident_url,
        m.event_time,
        m.last_processed_at,
        m.created_at,

@@ -118,7 +118,7 @@ def show(who: Who, as_json: AsJson = False) -> None:
     from service.store import reports
 
     async def look(opened: pool.Database) -> dict[str, Any]:
-        return await reports.tenant(opened, (await _one(opened, who))["tenant_id"])
+        return await reports.tenant(opened, (await one(opened, who))["tenant_id"])
 
     found = database.work(settings.load(), look)
     if as_json:
@@ -187,7 +187,7 @@ def remove(
     if not yes and not sys.stdin.isatty():
         raise errors.BadInput("remove asks before it acts, and there is no terminal to ask on: give --yes")
     loaded = settings.load()
-    found = database.work(loaded, lambda opened: _one(opened, who))
+    found = database.work(loaded, lambda opened: one(opened, who))
     named = f"{output.printable(found['name'])} ({found['tenant_id']})"
     if not yes:
         what = "Delete everything of" if purge else "Stop collecting from"
@@ -208,7 +208,7 @@ def remove(
         output.say(f"deleted: {', '.join(f'{deleted[table]} {name}' for name, table in counts.items())}")
 
 
-async def _one(opened: pool.Database, who: str) -> dict[str, Any]:
+async def one(opened: pool.Database, who: str) -> dict[str, Any]:
     """Id, name and state of the tenant that is meant. Raises errors.BadInput where there is none, or more than one."""
     from service.cli import enrolling
     from service.store import reports
@@ -231,7 +231,7 @@ def _set_state(who: str, state: model.TenantState, *, refuse: Mapping[str, str])
     from service.store import tenants as stored
 
     async def act(opened: pool.Database) -> tuple[dict[str, Any], bool]:
-        found = await _one(opened, who)
+        found = await one(opened, who)
         if found["state"] in refuse:
             raise errors.BadInput(f"{found['name']} ({found['tenant_id']}): {refuse[found['state']]}")
         if found["state"] == state:

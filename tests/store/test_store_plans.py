@@ -99,7 +99,7 @@ async def read(
     return (
         {node["Index Name"] for node in run if "Index Name" in node},
         {node["Relation Name"] for node in run if node["Node Type"] == "Seq Scan"}
-        & {"alert", "alert_change", "feed"},
+        & {"alert", "alert_change", "alert_merged", "feed"},
         looked,
     )
 
@@ -113,6 +113,32 @@ async def test_newest_alerts_of_a_tenant(reader: asyncpg.Connection):
     )
     assert whole == set()
     assert indexes & {"alert_newest", "alert_by_alert_id", "alert_pkey"}
+    assert looked < 1500
+
+
+async def test_newest_merged_alerts_of_all_tenants(postgres: postgres.Server, many: str):
+    """A reader of all tenants gets the newest 100 from the index by time, in its order, with what stands in their records."""
+    connection = await asyncpg.connect(postgres.admin(many))
+    try:
+        await connection.execute("SET ROLE plans_everybody; SET jit = off")
+        indexes, whole, looked = await read(
+            connection, "SELECT * FROM soc.alerts_merged ORDER BY last_processed_at DESC LIMIT 100"
+        )
+        assert ("alert_merged_newest_of_all" in indexes, whole) == (True, set())
+        assert looked < 1500
+    finally:
+        await connection.close()
+
+
+async def test_newest_merged_alerts_of_a_tenant(reader: asyncpg.Connection):
+    """They come from an index by tenant, whoever asks."""
+    indexes, whole, looked = await read(
+        reader,
+        "SELECT * FROM soc.alerts_merged WHERE tenant_id = $1 ORDER BY last_processed_at DESC LIMIT 100",
+        rows.tenant_id(7),
+    )
+    assert whole == set()
+    assert indexes & {"alert_merged_newest", "alert_merged_pkey"}
     assert looked < 1500
 
 

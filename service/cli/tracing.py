@@ -1,0 +1,193 @@
+"""`alertwell trace`: what became of one alert, and what is proven of its time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from service import errors, timestamps
+from service.cli import database, epilog, output, tenants
+
+if TYPE_CHECKING:
+    from service.store import pool
+
+EPILOG: Final = epilog.lines(
+    """
+    Examples:
+      alertwell trace da637291085411733957_-1043898914
+      alertwell trace da637291085411733957_-1043898914 --tenant contoso --at 2026-01-31T12:00:00Z
+      alertwell trace da637291085411733957_-1043898914 --json | jq '.alerts[].changes[].seq'
+    """
+)
+_LONGEST: Final = 3000
+_SHOWN: Final = 50
+
+
+def trace(
+    asked: Annotated[str, typer.Argument(metavar="ALERT_ID|FULL_ID", help="As the source writes it.")],
+    tenant: Annotated[
+        str | None, typer.Option(metavar="T", help="Look at this tenant alone: its id, or its name.")
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Its update time, if you know it: ISO 8601, UTC unless it says."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")] = False,
+) -> None:
+    """What became of an alert: why it is there, or why not.
+
+    Where it is held and how it came; else whether it is a reject, and what is proven of the time it belongs to.
+    """
+    from service import settings
+
+    if not asked.strip() or len(asked) > _LONGEST:
+        raise errors.BadInput(f"ALERT_ID|FULL_ID: must be 1 to {_LONGEST} characters")
+    moment = _moment(at)
+    found = database.work(settings.load(), lambda opened: _look(opened, asked.strip(), tenant, moment))
+    if as_json:
+        output.document(found)
+    else:
+        _show(found)
+
+
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return timestamps.parse(text, zoneless_is_utc=True)
+    except ValueError:
+        raise errors.BadInput(f"--at {text[:40]!r}: must be a time such as 2026-01-31T12:00:00Z") from None
+
+
+async def _look(opened: pool.Database, asked: str, who: str | None, at: datetime | None) -> dict[str, Any]:
+    from service.sources import registry
+    from service.store import tracing
+
+    if who is None:
+        tenant_ids = await tracing.everyone(opened)
+    else:
+        tenant_ids = [(await tenants.one(opened, who))["tenant_id"]]
+    alerts = await tracing.alerts(opened, asked, tenant_ids, list(registry.SOURCES))
+    for alert in alerts:
+        streams = await tracing.streams(opened, [alert["tenant_id"]], alert["last_processed_at"])
+        alert["window"] = next(
+            (
+                _judged(each, alert["last_processed_at"])
+                for each in streams
+                if each["source"] == alert["source"]
+            ),
+            None,
+        )
+    rejects = await tracing.rejects(opened, asked, tenant_ids)
+    holders = list(dict.fromkeys(row["tenant_id"] for row in [*alerts, *rejects])) or tenant_ids
+    # another source's part of it may be missing, so the time of what is held is asked of all streams
+    when = at or (alerts[0]["last_processed_at"] if alerts else None)
+    streams = [_judged(each, when) for each in await tracing.streams(opened, holders, when)]
+    return {"asked": asked, "at": when, "alerts": alerts, "rejects": rejects, "streams": streams}
+
+
+def _judged(stream: dict[str, Any], at: datetime | None) -> dict[str, Any]:
+    """With `beyond reach` in place of `gap` where the source cannot be asked for it any more."""
+    from service.sources import registry
+
+    source = registry.SOURCES.get(stream["source"])
+    reach = source.reach if source else None
+    if stream["verdict"] == "gap" and reach is not None and at is not None and at < datetime.now(UTC) - reach:
+        return {**stream, "verdict": "beyond reach"}
+    return stream
+
+
+def _show(found: Mapping[str, Any]) -> None:
+    asked = output.printable(found["asked"])
+    alerts, rejects, streams = found["alerts"], found["rejects"], found["streams"]
+    if alerts:
+        output.say(f"{asked} is held {output.many(len(alerts), 'time')}")
+        for alert in alerts[:_SHOWN]:
+            _alert(alert)
+    else:
+        output.say(f"{asked} is not held{' as an alert, but as a reject' if rejects else ''}")
+    if rejects:
+        output.say('\nrejects that hold it (whole: alertwell sql "SELECT raw FROM soc.rejects WHERE id = …")')
+        output.table(
+            ("id", "tenant", "source", "received", "seen", "reason"),
+            [
+                (
+                    r["id"],
+                    r["tenant_name"],
+                    r["source"],
+                    output.when(r["received_at"]),
+                    r["seen_count"],
+                    r["reason"],
+                )
+                for r in rejects
+            ],
+            indent=2,
+        )
+    if found["at"] is None:
+        output.say("\nstreams that could bring it (with --at TIME: what is proven of its update time)")
+    else:
+        output.say(f"\nwhat is proven of {output.moment(found['at'])}")
+    if not streams:
+        output.say("  no streams: nothing is collected here")
+        return
+    output.table(
+        ("tenant", "source", "answer", "state"), [_row(stream) for stream in streams[:_SHOWN]], indent=2
+    )
+    if len(streams) > _SHOWN:
+        output.say(f"  and {len(streams) - _SHOWN} more; give --tenant, or --json for all")
+
+
+def _alert(alert: Mapping[str, Any]) -> None:
+    poll, window = alert["poll"], alert["window"]
+    seqs = [
+        f"{change['seq'] if change['seq'] is not None else 'not numbered yet'} ({change['kind']})"
+        for change in alert["changes"]
+    ]
+    facts = {
+        "tenant": f"{alert['tenant_name'] or 'purged'} ({alert['tenant_id']})",
+        "full id": alert["full_id"],
+        "alert id": alert["alert_id"],
+        "incident": alert["incident_id"],
+        "title": alert["title"],
+        "update time": alert["source_updated_text"],
+        "first seen": f"{output.when(alert['first_seen_at'])} as {alert['arrival']}",
+        "revision": f"{alert['revision']}, {output.when(alert['updated_at'])}",
+        "poll": f"{poll['poll_id']} of {output.when(poll['started_at'])}" if poll else "not kept any more",
+        "window": _answer(window) if window else "the stream is gone",
+        "in the feed": ", ".join(seqs) or "past the feed's retention",
+    }
+    output.say(f"\n{alert['source']}")
+    for fact, value in facts.items():
+        if value is not None:
+            output.say(f"  {fact:<13} {output.printable(output.cell(value))}")
+
+
+def _row(stream: Mapping[str, Any]) -> Sequence[Any]:
+    state = (
+        stream["state"] if stream["state_reason"] is None else f"{stream['state']}: {stream['state_reason']}"
+    )
+    return (
+        stream["tenant_name"],
+        stream["source"],
+        _answer(stream),
+        state if stream["enabled"] else f"{state} (not polled)",
+    )
+
+
+def _answer(stream: Mapping[str, Any]) -> str:
+    wanted, proven = output.when(stream["wanted_from"]), output.when(stream["proven_to"])
+    match stream["verdict"]:
+        case "proven":
+            return "proven: all that the source showed of that time is held"
+        case "not wanted":
+            return f"not wanted: collected from {wanted} on"
+        case "live tail":
+            return f"live tail: newer than what is proven ({proven or 'nothing yet'}); it may still come"
+        case "gap" | "beyond reach" as verdict:
+            span = f"{output.when(stream['gap_from'])} to {output.when(stream['gap_to'])}"
+            ahead = "it will be read" if verdict == "gap" else "the source cannot be asked that far back"
+            return f"{verdict}: {span} is not proven ({stream['reason']}); {ahead}"
+    return f"collected from {wanted} on, proven to {proven or 'nothing yet'}"
