@@ -37,10 +37,6 @@ class Owned:
     flushed_at: float = 0.0
     moved: bool = False
 
-    @property
-    def key(self) -> tuple[object, str]:
-        return (self.lease.tenant_id, self.stream.source)
-
     def progress(self, now: float, wall: datetime) -> streams.Progress | None:
         """What is to be written, at most once a minute; None where nothing moved or it is too early (`now` is monotonic)."""
         if not self.moved or now - self.flushed_at < _FLUSH_EVERY:

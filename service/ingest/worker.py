@@ -67,11 +67,6 @@ class Worker:
         """Whether `stop` was called: nothing is taken over any more."""
         return self._slots.closing
 
-    @property
-    def running(self) -> int:
-        """Polls under way."""
-        return len(self._running)
-
     def adopt(self, loaded: Iterable[tuple[model.Lease, streams.Owned]]) -> None:
         """Take over streams; each is due at once."""
         for lease, item in loaded:

@@ -18,28 +18,28 @@ _LOCK = 0x72657465
 _HORIZON = "date_trunc('day', now() - $1::interval, 'UTC')"
 
 _STATEMENTS = {
-    "alerts": """
+    "alerts": f"""
         DELETE FROM alertwell.alert WHERE ctid = ANY (ARRAY(
             SELECT a.ctid FROM alertwell.alert a
-            WHERE a.last_processed_at < date_trunc('day', now() - $1::interval, 'UTC')
+            WHERE a.last_processed_at < {_HORIZON}
               AND NOT EXISTS (  -- whatever shrink has done or left: what is still claimed is still held
                   SELECT FROM alertwell.stream s
                   LEFT JOIN alertwell.stream_progress p ON p.tenant_id = s.tenant_id AND p.source = s.source
                   WHERE s.tenant_id = a.tenant_id AND s.source = a.source
                     AND (s.coverage @> a.last_processed_at OR p.proven @> a.last_processed_at))
             LIMIT $2))
-    """,
+    """,  # noqa: S608 - made of constants
     # after alerts: a row whose newest record is past its time has none left
-    "alerts_merged": """
+    "alerts_merged": f"""
         DELETE FROM alertwell.alert_merged WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM alertwell.alert_merged
-            WHERE last_processed_at < date_trunc('day', now() - $1::interval, 'UTC') LIMIT $2))
-    """,
-    "incidents": """
+            WHERE last_processed_at < {_HORIZON} LIMIT $2))
+    """,  # noqa: S608 - made of constants
+    "incidents": f"""
         DELETE FROM alertwell.incident WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM alertwell.incident
-            WHERE last_update < date_trunc('day', now() - $1::interval, 'UTC') LIMIT $2))
-    """,
+            WHERE last_update < {_HORIZON} LIMIT $2))
+    """,  # noqa: S608 - made of constants
     "polls": """
         DELETE FROM alertwell.poll WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM alertwell.poll WHERE started_at < now() - $1::interval LIMIT $2))
