@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service import model
-from service.ingest import poll
+from service.ingest import asking
 from service.simulator import graph, mde, runs, server, world, xdr
 from service.sources import mde_alerts
 from tests.ingest import stages
@@ -334,7 +334,7 @@ async def test_incidents_are_read_without_their_alerts_where_these_break_the_ser
         bench.advance(60)
         await bench.turn(mine)
         assert [("$expand" in dict(request.query)) for request in listener.requests[2:]] == [False]
-        bench.advance(poll._RELIEF.total_seconds())
+        bench.advance(asking._RELIEF.total_seconds())
         await bench.turn(mine)
         assert "$expand" in dict(listener.requests[3].query)
 
