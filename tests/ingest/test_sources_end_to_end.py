@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from service import model
 from service.ingest import asking
 from service.simulator import graph, mde, runs, server, world, xdr
-from service.sources import mde_alerts
+from service.sources import mde_alerts, registry
 from tests.ingest import stages
 from tests.ingest.stages import CONTOSO, moment
 
@@ -54,6 +54,12 @@ def staged(clock, database, books, tmp_path):
             yield bench
 
     return opened
+
+
+def small_pages(monkeypatch, most):
+    """Let mde_alerts, whose pages hold 10,000, ask for this many."""
+    smaller = dataclasses.replace(mde_alerts.SOURCE, most=most)
+    monkeypatch.setattr(registry, "SOURCES", {**registry.SOURCES, "mde_alerts": smaller})
 
 
 async def taken(bench, mine, turns=20):
@@ -162,8 +168,7 @@ async def test_small_pages_with_links_are_split(staged):
 @every_source
 async def test_ties_over_a_page_are_followed_and_proven(staged, source, monkeypatch):
     """More records at one instant than a page holds: read page by page, each once, and the instant is proven."""
-    monkeypatch.setattr(mde_alerts, "TOP", 60)
-    monkeypatch.setattr(mde_alerts.MdeAlerts, "most", 60)
+    small_pages(monkeypatch, 60)
     security = graph.Choices(alerts=dataclasses.replace(graph.ALERTS_DOCUMENTED, largest=100))
     async with staged(security=security) as bench:
         instant = bench.ago(1500) + 5000
@@ -362,7 +367,7 @@ async def test_an_order_that_is_kept_saves_reading_twice(staged):
 @pytest.mark.parametrize("source", ["mde_alerts", "graph_incidents"])
 async def test_an_order_that_is_ignored_proves_nothing(staged, source, monkeypatch):
     """With `ordered` and an API that ignores it answers are split as ever."""
-    monkeypatch.setattr(mde_alerts, "TOP", 50)
+    small_pages(monkeypatch, 50)
     async with staged() as bench:
         bench.shown.add_alert_backlog(CONTOSO, 400, since=bench.ago(9000), until=bench.ago(700))
         mine = await bench.take(source=source, parameters={"ordered": True}, lookback=10_000)
