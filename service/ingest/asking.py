@@ -17,6 +17,7 @@ _PAGES: Final = 50
 """Of a window that cannot be narrowed, at most."""
 _PASSES: Final = 4
 """Over these pages, until two bring the same."""
+_ENDLESS: Final = "a full answer whose window cannot be narrowed"
 _BROKEN: Final = 500
 _RELIEF: Final = timedelta(minutes=15)
 """For so long a stream is read with a source's relief before it is asked for everything again."""
@@ -51,31 +52,34 @@ class Asking:
         """What bounds an answer; what comes in the order of its update times is read on from where it was cut."""
         return None if self._tally.stream.parameters.get("ordered") else self.source.most
 
-    async def pages(self, window: model.Window, first: reading.Reading) -> bool:
-        """Read a full answer's window page by page; whether it is proven.
+    async def pages(self, window: model.Window, first: reading.Reading) -> str | None:
+        """Read a full answer's window page by page; None where it is proven, else why it is not.
 
         A record that leaves the window between two pages moves others to the page that was read before. So two passes
         have to bring the same; what left is newer now and found by its new time.
         """
         before = None
         for _ in range(_PASSES):
-            got, digest, times = first, first.digest, [*first.times]
+            got, digest, times, partial = first, first.digest, [*first.times], first.partial
             for _ in range(_PAGES):
                 if got.next is None:
                     break
                 got = await self.read(window, got.next)
                 digest += got.digest
                 times += got.times
+                partial = partial or got.partial
             if got.full:
-                return False
+                return _ENDLESS
+            if partial:
+                return partial
             if digest == before:
                 self._tally.stream = reading.proven(self._desk, self._tally.stream, window, first.date, times)
-                return True
+                return None
             before = digest
             first = await self.read(window)
             if not first.full:
-                return True  # it has become less meanwhile, and proven itself
-        return False
+                return first.partial  # it has become less meanwhile, and proven itself
+        return _ENDLESS
 
     async def read(self, window: model.Window, further: model.Request | None = None) -> reading.Reading:
         """Read and store one answer. Raises errors.PollFailure, also where it answers what was not asked for."""
@@ -86,6 +90,8 @@ class Asking:
         tally.windows += 1
         tally.stored = tally.stored or got.stored
         tally.undated = tally.undated or not got.dated
+        if window.kind == "live":
+            tally.partial = tally.partial or got.partial
         if window.kind == "gap" and not got.full and further is None:
             self._memory.width = plan.next_width(window.span, got.items, got.size, self.most)
         if got.foreign:

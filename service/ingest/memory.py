@@ -31,7 +31,10 @@ class Memory:
 
 @dataclass(slots=True)
 class Tally:
-    """What a poll has done so far; moves on with each window, so that it is true whenever the poll ends."""
+    """What a poll has done so far; moves on with each window, so that it is true whenever the poll ends.
+
+    `partial` says why a part of the live window is not all there is.
+    """
 
     stream: model.Stream
     counts: model.Counts = field(default_factory=model.Counts)
@@ -40,4 +43,5 @@ class Tally:
     live_date: datetime | None = None
     undated: bool = False
     relieved: bool = False
+    partial: str | None = None
     gap_error: str | None = None

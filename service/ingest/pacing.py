@@ -34,9 +34,9 @@ def pause(interval: timedelta, dice: random.Random) -> float:
     return interval.total_seconds() * (1 + dice.uniform(-_JITTER, _JITTER))
 
 
-def stored(*, gaps_left: bool) -> model.StreamState:
-    """What a stream shows whose live window is stored."""
-    return "catching_up" if gaps_left else "ok"
+def stored(*, gaps_left: bool, partial: bool = False) -> model.StreamState:
+    """What a stream shows whose live window is stored; `partial` where the API itself says that something is missing in it."""
+    return "degraded" if partial else "catching_up" if gaps_left else "ok"
 
 
 def failed(

@@ -168,12 +168,15 @@ class Poll:
                     parts = [*parts, *pieces]
                     if self._asking.most is not None:
                         width = self._memory.width = pieces[1].span
-                elif got.full and not await self._asking.pages(part, got):
-                    await self._set_aside(
-                        part, errors.Refused("a full answer whose window cannot be narrowed")
-                    )
-                elif width is not None:
-                    width = plan.next_width(part.span, got.items, got.size, self._asking.most)
+                elif got.full:
+                    if why := await self._asking.pages(part, got):
+                        await self._set_aside(part, errors.Refused(why))
+                else:
+                    if got.partial and part.kind == "gap":
+                        # as good as it gets now: what came is stored, and older gaps should not wait for the rest
+                        await self._set_aside(part, errors.Refused(got.partial))
+                    if width is not None:
+                        width = plan.next_width(part.span, got.items, got.size, self._asking.most)
 
     async def _set_aside(self, window: model.Window, failure: errors.PollFailure) -> None:
         self._memory.poison.append((Intervals.window(window), self._desk.clock.now() + _POISON_RETRY))

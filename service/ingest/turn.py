@@ -125,9 +125,9 @@ class Turn:
         stream = owned.stream
         if not self._live and stream.state not in ("ok", "catching_up"):
             return  # gaps alone say nothing about the live window
-        state = pacing.stored(gaps_left=bool(self._poll.open_gaps()))
         tally = self._poll.tally
-        reason = _UNDATED if tally.undated else _RELIEVED if tally.relieved else None
+        state = pacing.stored(gaps_left=bool(self._poll.open_gaps()), partial=tally.partial is not None)
+        reason = tally.partial or (_UNDATED if tally.undated else _RELIEVED if tally.relieved else None)
         if (stream.state, stream.state_reason, stream.failures) == (state, reason, 0):
             return
         owned.flushed_at = 0.0  # what brought the change should be seen with it, not a minute later

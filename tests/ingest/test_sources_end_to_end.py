@@ -20,6 +20,7 @@ from tests.ingest.stages import CONTOSO, moment
 
 MS = timedelta(milliseconds=1)
 SURFACES = {"mde_alerts": "mde", "xdr_incidents": "xdr", "graph_alerts": "graph", "graph_incidents": "graph"}
+LINKING = ("graph_alerts", "graph_incidents")
 OTHER = "22222222-2222-2222-2222-222222222222"
 # The clock stands still, so quotas by the minute would never open again.
 FREE = {"per_minute": None, "per_hour": None}
@@ -308,20 +309,77 @@ async def test_a_link_to_another_host_is_refused(staged, source):
 
 
 @every_source
-async def test_a_part_of_an_answer_is_not_taken_for_all(staged, source):
-    """206 with a Warning and half the records: kept as a sample, and the window is asked for again."""
+async def test_a_part_of_an_answer_is_stored_and_not_taken_for_all(staged, source):
+    """206 with a Warning and half the records, poll after poll: what came is there, and the state says what is missing."""
     async with staged() as bench:
         desk = bench.file_desk()
         for number in range(6):
             desk.add_alert(at=bench.ago(1000 + number))
-        bench.simulator.plan(SURFACES[source], CONTOSO, "206", 8)
+        bench.simulator.plan(SURFACES[source], CONTOSO, "206", None)
         mine = await bench.take(source=source)
-        await bench.turn(mine)
-        assert not mine.stream.coverage.contains(moment(bench.ago(1000)))
+        for _ in range(4):
+            listener = bench.listen()
+            await bench.turn(mine)
+            assert len(listener.requests) == 1
+            assert (mine.stream.state, mine.stream.failures) == ("degraded", 0)
+            assert mine.stream.state_reason == (
+                "the API brought a part only (206): Microsoft/WDATP answered 504"
+            )
+            assert not mine.stream.coverage
+            assert 0 < len(await bench.books.alerts(CONTOSO, source)) < 6
+            bench.advance(60)
         bench.simulator.script.clear()
         await taken(bench, mine)
         await bench.books.same_alerts(bench.shown, source)
-        assert any("206" in row["reason"] for row in await bench.books.rejects())
+        assert (mine.stream.state, mine.stream.state_reason) == ("ok", None)
+        assert mine.stream.coverage.contains(moment(bench.ago(1000)))
+
+
+@every_source
+async def test_a_gap_that_is_answered_in_part_holds_up_no_older_one(staged, source):
+    """It stays a gap with its reason, is left alone for an hour, and healed after it."""
+    async with staged() as bench:
+        desk = bench.file_desk()
+        for number in range(30):
+            desk.add_alert(at=bench.ago(1000 * (number + 1)))
+        mine = await bench.take(source=source, lookback=200_000)
+        first = bench.poll(mine)
+        await first.live()
+        mine.stream = first.tally.stream
+        bench.simulator.plan(SURFACES[source], CONTOSO, "206", None)
+        listener = bench.listen()
+        polled = bench.poll(mine)
+        await polled.gaps(lambda: True)
+        mine.stream = polled.tally.stream
+        assert polled.tally.gap_error is None
+        assert 5 < len(await bench.books.alerts(CONTOSO, source)) < 30
+        assert not polled.open_gaps()
+        gaps = await bench.books.gaps()
+        assert gaps
+        assert all("206" in gap["reason"] for gap in gaps)
+        asked = len(listener.requests)
+        await polled.gaps(lambda: True)
+        assert len(listener.requests) == asked
+        bench.simulator.script.clear()
+        bench.advance(3700)
+        await taken(bench, mine)
+        await bench.books.same_alerts(bench.shown, source)
+        assert not await bench.books.gaps()
+
+
+@pytest.mark.parametrize("source", LINKING)
+async def test_a_tie_over_pages_that_come_in_part_is_not_proven(staged, source):
+    """More records at one instant than a page holds, and 206 all the time: stored as they come, and never proven."""
+    security = graph.Choices(alerts=dataclasses.replace(graph.ALERTS_DOCUMENTED, largest=20))
+    async with staged(security=security) as bench:
+        instant = bench.ago(1500) + 5000
+        bench.shown.add_alert_backlog(CONTOSO, 110, since=instant, until=instant)
+        bench.simulator.plan("graph", CONTOSO, "206", None)
+        mine = await bench.take(source=source)
+        await bench.turn(mine)
+        assert not mine.stream.coverage.contains(moment(instant))
+        assert "206" in mine.stream.state_reason
+        assert await bench.books.alerts(CONTOSO, source)
 
 
 async def test_incidents_are_read_without_their_alerts_where_these_break_the_service(staged):
