@@ -164,6 +164,16 @@ def test_links_that_are_refused(name, link, why):
     assert warning == f"next link refused: {why}"
 
 
+@pytest.mark.parametrize("up", ["..", "%2e%2e", ".%2E", "x/../..", "x%2F..%2f..", ".", "..;"])
+def test_a_link_that_climbs_is_refused(up):
+    """A path that begins below the base address and ends beside it leads to another path, however it is spelled."""
+    base = "https://localhost:8443/graph"
+    page = read("graph_alerts", 1, f"{base}/{up}/other?a=1", base_url=base)
+    assert (page.next, page.warnings) == (None, ("next link refused: it leads to another path",))
+    dotted = read("graph_alerts", 1, f"{base}/v1.0/.hidden/a..b?x=/../", base_url=base)
+    assert dotted.next.path == "/v1.0/.hidden/a..b?x=/../"
+
+
 def test_a_link_to_where_it_came_from():
     """The same page again brings nothing: refused, so that no poll goes round in circles."""
     first = read("graph_alerts", 1, LINK)
