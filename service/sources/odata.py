@@ -29,6 +29,8 @@ _SWITCHES: Final[Mapping[object, bool]] = {
 _LONGEST_LINK: Final = 8_000
 _LINK: Final = re.compile(r"[!-~]+")
 _HOST: Final = re.compile(r"[a-z0-9.\-]{1,100}")
+_UPWARDS: Final = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+"""Segments by which a server finds its way out of the path that a link begins with."""
 _REFUSED: Final = "next link refused: "
 
 
@@ -139,7 +141,7 @@ def _within(link: str, base_url: str) -> tuple[str, str]:
             0
         ] else f"it leads to port {target[1]} of {host}"
     below = here.path.rstrip("/")
-    if not there.path.startswith(f"{below}/"):
+    if not there.path.startswith(f"{below}/") or _UPWARDS.search(there.path):
         return "", "it leads to another path"
     return there.path[len(below) :] + (f"?{there.query}" if there.query else ""), ""
 
