@@ -175,8 +175,9 @@ def arrival(stream: model.Stream, kind: model.WindowKind, moment: datetime) -> m
     """How a record came: a SOC opens tickets for `live` and `catch_up`."""
     if stream.backfill.contains(moment):
         return "backfill"
-    if moment < stream.enrolled_at:
-        return stream.history
+    start = stream.wanted.lower
+    if moment < stream.enrolled_at or (start is not None and moment < start):
+        return stream.history  # old alerts come with an incident of today
     return "live" if kind == "live" else "catch_up"
 
 
