@@ -72,13 +72,9 @@ async def _look(opened: pool.Database, asked: str, who: str | None, at: datetime
         tenant_ids = [(await tenants.one(opened, who))["tenant_id"]]
     alerts = await tracing.alerts(opened, asked, tenant_ids, list(registry.SOURCES))
     for alert in alerts:
-        streams = await tracing.streams(opened, [alert["tenant_id"]], alert["last_processed_at"])
+        streams = await tracing.streams(opened, [alert["tenant_id"]], alert["window_time"])
         alert["window"] = next(
-            (
-                _judged(each, alert["last_processed_at"])
-                for each in streams
-                if each["source"] == alert["source"]
-            ),
+            (_judged(each, alert["window_time"]) for each in streams if each["source"] == alert["source"]),
             None,
         )
     rejects = await tracing.rejects(opened, asked, tenant_ids)
@@ -90,10 +86,13 @@ async def _look(opened: pool.Database, asked: str, who: str | None, at: datetime
 
 
 def _judged(stream: dict[str, Any], at: datetime | None) -> dict[str, Any]:
-    """With `beyond reach` in place of `gap` where the source cannot be asked for it any more."""
+    """With `beyond reach` in place of `gap` where the source cannot be asked for it any more, and with `of_incidents`: whether
+    what is proven is of update times of incidents, and says of an alert only that it is held as these showed it.
+    """
     from service.sources import registry
 
     source = registry.SOURCES.get(stream["source"])
+    stream = {**stream, "of_incidents": source is not None and source.incidents}
     reach = source.reach if source else None
     if stream["verdict"] == "gap" and reach is not None and at is not None and at < datetime.now(UTC) - reach:
         return {**stream, "verdict": "beyond reach"}
@@ -180,10 +179,13 @@ def _row(stream: Mapping[str, Any]) -> Sequence[Any]:
 def _answer(stream: Mapping[str, Any]) -> str:
     wanted, proven = output.when(stream["wanted_from"]), output.when(stream["proven_to"])
     match stream["verdict"]:
+        case "proven" if stream["of_incidents"]:
+            return "proven: all incidents updated then are held, with the alerts that they were shown with"
         case "proven":
             return "proven: all that the source showed of that time is held"
         case "not wanted":
-            return f"not wanted: collected from {wanted} on"
+            what = "incidents updated" if stream["of_incidents"] else "collected"
+            return f"not wanted: {what} from {wanted} on"
         case "live tail":
             return f"live tail: newer than what is proven ({proven or 'nothing yet'}); it may still come"
         case "gap" | "beyond reach" as verdict:

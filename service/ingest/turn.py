@@ -52,7 +52,7 @@ class Turn:
         )
         self.lease_lost = False
         self.enrolled: streams.Owned | None = None
-        """A stream that stands in for this one from now on: for this owner to poll."""
+        """A stream that stands in for this one: for this owner to poll, if it does not yet."""
 
     async def take(self) -> None:
         """Run the poll and settle what comes of it. Raises only CancelledError."""
@@ -201,8 +201,6 @@ class Turn:
             since=since,
         )
         owned.memory.fallen_back = True
-        if self.enrolled is not None:
-            _log.warning("fallback_enrolled", fallback=fallback.name, wanted_from=since.isoformat())
 
     def _later(self, seconds: float) -> None:
         self._owned.gap_due = time.monotonic() + seconds

@@ -17,7 +17,8 @@ async def alerts(
     database: pool.Database, asked: str, tenant_ids: Sequence[UUID], sources: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The rows with this full_id or alert_id in these tenants, oldest first, each with the poll that stored it and its
-    changes (seq null: not numbered yet).
+    changes (seq null: not numbered yet). `window_time` is the update time by which a window asks for it: its incident's, where
+    the source shows it inside of one.
 
     A poll is found by its time: it ran when the alert was first seen, and inserted something; null where it is past retention.
     """
@@ -27,7 +28,10 @@ async def alerts(
         database,
         """
         SELECT a.tenant_id, t.name AS tenant_name, a.source, a.full_id, a.alert_id, a.incident_id, a.title, a.arrival,
-               a.revision, a.last_processed_at, a.source_updated_text, a.first_seen_at, a.updated_at
+               a.revision, a.last_processed_at, a.source_updated_text, a.first_seen_at, a.updated_at,
+               coalesce((SELECT i.last_update FROM alertwell.incident i
+                         WHERE i.tenant_id = a.tenant_id AND i.source = a.source AND i.incident_id = a.incident_id),
+                        a.last_processed_at) AS window_time
         FROM (
             SELECT DISTINCT a.*
             FROM unnest($2::uuid[]) AS asked (tenant_id)

@@ -134,6 +134,38 @@ def test_an_alert_that_is_nowhere(alertwell, ago, verdict, said):
 
 
 @pytest.mark.usefixtures("collected")
+def test_an_alert_inside_of_an_incident(alertwell, fetch):
+    """Which window held it goes by the incident's update time, and what is proven is of incidents."""
+    fetch(
+        """
+        WITH stream AS (
+            INSERT INTO alertwell.stream (tenant_id, source, wanted, coverage)
+            SELECT tenant_id, 'xdr_incidents', wanted, coverage FROM alertwell.stream WHERE tenant_id = $1::text::uuid
+            RETURNING tenant_id, source
+        )
+        INSERT INTO alertwell.stream_progress (tenant_id, source) SELECT tenant_id, source FROM stream
+        """,
+        A,
+    )
+    fetch(
+        "UPDATE alertwell.alert SET source = 'xdr_incidents', incident_id = '7', last_processed_at = now() - '90 d'::interval"
+    )
+    fetch(
+        """
+        INSERT INTO alertwell.incident (tenant_id, source, incident_id, last_update, content_hash, status,
+                                        source_updated_text, raw)
+        VALUES ($1::text::uuid, 'xdr_incidents', '7', now() - '3 h'::interval, 1, 'active', '', '{}')
+        """,
+        A,
+    )
+    [alert] = traced(alertwell, HELD)["alerts"]
+    assert (alert["window"]["verdict"], alert["window"]["of_incidents"]) == ("proven", True)
+    shown = alertwell("trace", HELD).stdout
+    assert "proven: all incidents updated then are held" in shown
+    assert "not wanted: incidents updated from" in shown
+
+
+@pytest.mark.usefixtures("collected")
 def test_a_gap_beyond_the_reach_of_its_source(alertwell, monkeypatch):
     """What the API cannot be asked for any more will not come."""
     from service.sources import siem
