@@ -157,7 +157,7 @@ async def read(
         dropped = plan.excess(coverage)
         harvest = storing.Harvest(
             sorted=sorted_alerts,
-            arrival=lambda alert: plan.arrival(stream, window.kind, alert.last_processed_at),
+            arrival=lambda moment: plan.arrival(stream, window.kind, moment),
             rejects=page.rejects,
             duplicates=page.duplicates,
             items=page.items,

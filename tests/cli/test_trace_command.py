@@ -206,3 +206,37 @@ def test_hostile_ids_find_nothing(alertwell):
     """NUL-free nonsense, quotes and patterns are looked for as they are."""
     for asked in ("' OR 1=1 --", "%", "_", "\u202e", "𝔄" * 100):
         assert traced(alertwell, asked)["alerts"] == []
+
+
+@pytest.mark.usefixtures("collected")
+def test_an_incident_is_found_with_its_changes(alertwell, fetch):
+    """The id of an incident brings its row, its poll and its changes, and no other record's."""
+    fetch(
+        """
+        INSERT INTO alertwell.incident (tenant_id, source, incident_id, last_update, source_updated_text, content_hash, status,
+                                        redirect_incident_id, alert_ids, raw)
+        VALUES ($1::text::uuid, 'siem', '7', now() - '3 h'::interval, 'as written', 1, 'redirected', '9', '{a,b}', '{}')
+        """,
+        A,
+    )
+    fetch(
+        """
+        INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id, record)
+        SELECT tenant_id, 8, n, n, 'created', 'live', source, incident_id, r
+        FROM alertwell.incident, unnest('{alert,incident}'::text[]) WITH ORDINALITY AS w (r, n)
+        """
+    )
+    found = traced(alertwell, "7")
+    [incident] = found["incidents"]
+    assert (incident["redirect_incident_id"], incident["alerts"], incident["poll"]["poll_id"]) == (
+        "9",
+        2,
+        B,
+    )
+    assert [change["revision"] for change in incident["changes"]] == [2]
+    assert (incident["window"]["verdict"], found["alerts"]) == ("proven", [])
+    said = alertwell("trace", "7").stdout
+    assert "7 is an incident that is held 1 time" in said
+    assert "merged into   9" in said
+    assert "not numbered yet (created)" in said
+    assert traced(alertwell, HELD)["incidents"] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,10 +12,11 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from service import model
+from service import model, timestamps
 from service.ingest import asking
 from service.simulator import graph, mde, runs, server, world, xdr
 from service.sources import mde_alerts, registry
+from service.store import feed, storing
 from tests.ingest import stages
 from tests.ingest.stages import CONTOSO, moment
 
@@ -116,6 +118,109 @@ async def test_the_newest_version_of_every_record_is_held_once(staged, clock, so
     assert all(each[0] == "created" and set(each[1:]) <= {"updated", "merged"} for each in kinds.values())
     assert changed <= {key for key, each in kinds.items() if len(each) > 1}
     assert all(json.loads(row["changed"]) for row in changes if row["kind"] == "updated")
+
+
+class Versions:
+    """What polls handed in to be stored, version by version: records and ids of alerts, by incident."""
+
+    def __init__(self, monkeypatch):
+        self.told = {}
+        real = storing.store
+
+        async def store(database, lease, source, poll, harvest):
+            counts = await real(database, lease, source, poll, harvest)
+            for one in (*harvest.incidents.new, *harvest.incidents.newer):
+                self.told.setdefault(one.incident_id, []).append((json.loads(one.raw), one.alert_ids))
+            return counts
+
+        monkeypatch.setattr(storing, "store", store)
+
+    def content(self, incident_id):
+        """Its versions that differ from the one before; without its alerts an incident keeps those it had."""
+        kept = []
+        for raw, named in self.told[incident_id]:
+            ids = named if named is not None or not kept else kept[-1][1]
+            if not kept or (raw, set(ids or ())) != (kept[-1][0], set(kept[-1][1] or ())):
+                kept.append((raw, ids))
+        return kept
+
+
+def applied(content, changed):
+    """A version after a change; what is shown as null because it is large is taken as read."""
+    raw, ids = content
+    raw = dict(raw)
+    for field, (_, new) in changed.items():
+        if field.startswith("raw."):
+            raw[field.removeprefix("raw.")] = new
+    return raw, changed.get("alert_ids", (None, ids))[1]
+
+
+async def incident_changes_are_the_versions(bench, versions):
+    """The changes of each incident in order of seq: one for each version stored, saying what differs, up to what is held."""
+    while await feed.number(bench.database):
+        pass
+    changes = {}
+    for row in await bench.books.rows.fetch(
+        "SELECT * FROM soc.changes(NULL, NULL) WHERE record = 'incident' ORDER BY seq"
+    ):
+        changes.setdefault(row["incident_id"], []).append(row)
+    held = {row["incident_id"]: row for row in await bench.books.rows.fetch("SELECT * FROM soc.incidents")}
+    assert changes.keys() == held.keys() == versions.told.keys()
+    columns = ("title", "severity", "status", "redirect_incident_id", "source_updated_at", "assigned_to")
+    kinds = []
+    for incident_id, found in changes.items():
+        content = versions.content(incident_id)
+        assert [row["revision"] for row in found] == list(range(1, len(content) + 1))
+        kinds += [row["kind"] for row in found]
+        assert found[0]["kind"] == "created"
+        latest = {}
+        for (before, now), row in zip(itertools.pairwise(content), found[1:], strict=True):
+            changed = json.loads(row["changed"])
+            raw, ids = applied(before, changed)
+            hidden = {field for field, value in raw.items() if value is None}  # large, or gone
+            assert {k: v for k, v in raw.items() if k not in hidden} == {
+                k: v for k, v in now[0].items() if k not in hidden
+            }
+            assert ids is None or set(ids) == set(now[1] or ())
+            merged = changed.get("redirect_incident_id", (None, None))[1] is not None
+            assert row["kind"] == ("merged" if merged else "updated")
+            latest |= changed
+        row = held[incident_id]
+        assert (row["revision"], json.loads(row["raw"])) == (len(content), content[-1][0])
+        assert set(row["alert_ids"] or ()) == set(content[-1][1] or ())
+        for column in columns:
+            if column in latest:
+                new = latest[column][1]
+                assert (timestamps.parse(new) if column == "source_updated_at" else new) == row[column]
+        assert json.loads(found[-1]["incident"]) == content[-1][0]
+    return kinds
+
+
+@pytest.mark.parametrize("source", ["xdr_incidents", "graph_incidents"])
+async def test_every_version_of_an_incident_is_a_change(staged, clock, source, monkeypatch):
+    """History, then live with updates and merges: what polls stored is what the feed tells, version by version."""
+    versions = Versions(monkeypatch)
+    shown = world.World(11, clock, runs.Quirks(tied_share=0.3, revised_share=0.2))
+    shown.add_tenant(CONTOSO, "Contoso", rate=0.5, history=86_400)
+    async with staged(shown) as bench:
+        desk = bench.file_desk()
+        numbers = [desk.add_incident(at=bench.ago(3000 - n), alerts=2) for n in range(6)]
+        mine = await bench.take(source=source, lookback=100_000)
+        await taken(bench, mine)
+        for turn in range(6):
+            bench.advance(600)
+            desk.update_incident(numbers[turn], at=bench.ago(30), status="Resolved")
+            if turn == 3:
+                desk.merge(numbers[4], numbers[5], at=bench.ago(20))
+            await taken(bench, mine)
+        await bench.books.same_alerts(shown, source)
+        await incidents_are_the_truth(bench, source)
+        kinds = await incident_changes_are_the_versions(bench, versions)
+        arrivals = await bench.books.rows.fetch(
+            "SELECT DISTINCT arrival FROM soc.changes(NULL, NULL) WHERE record = 'incident'"
+        )
+    assert set(kinds) == {"created", "updated", "merged"}
+    assert {row[0] for row in arrivals} >= {"initial", "live"}
 
 
 @every_source
@@ -400,6 +505,27 @@ async def test_incidents_are_read_without_their_alerts_where_these_break_the_ser
         bench.advance(asking._RELIEF.total_seconds())
         await bench.turn(mine)
         assert "$expand" in dict(listener.requests[3].query)
+
+
+async def test_relief_is_no_change_of_an_incident(staged, monkeypatch):
+    """Read with its alerts, then without them, for another one's break the service: it keeps them, and nothing is told."""
+    versions = Versions(monkeypatch)
+    async with staged(security=graph.Choices(expand_breaks_at=10)) as bench:
+        desk = bench.file_desk()
+        first = desk.add_incident(at=bench.ago(300), alerts=2)
+        mine = await bench.take(source="graph_incidents")
+        await bench.turn(mine)
+        rows = "SELECT alert_ids, revision FROM soc.incidents WHERE incident_id = $1"
+        before = await bench.books.rows.fetchrow(rows, str(first))
+        assert len(before["alert_ids"]) == 2
+        desk.add_incident(at=bench.ago(200), alerts=12)
+        bench.advance(60)
+        await bench.turn(mine)
+        assert [ids is None for _, ids in versions.told[str(first)]] == [False, True]
+        assert mine.memory.relieved_until is not None
+        assert await bench.books.rows.fetchrow(rows, str(first)) == before
+        kinds = await incident_changes_are_the_versions(bench, versions)
+    assert kinds == ["created", "created"]
 
 
 async def test_a_500_of_the_service_itself_is_a_failure(staged):
