@@ -83,7 +83,8 @@ async def _look(opened: pool.Database, asked: str, who: str | None, at: datetime
     rejects = await tracing.rejects(opened, asked, tenant_ids)
     holders = list(dict.fromkeys(row["tenant_id"] for row in [*alerts, *incidents, *rejects])) or tenant_ids
     # another source's part of it may be missing, so the time of what is held is asked of all streams
-    when = at or (times[0] if times else None)
+    updates = [row["last_processed_at"] for row in alerts] + [row["source_updated_at"] for row in incidents]
+    when = at or next(iter(updates), None)
     streams = [_judged(each, when) for each in await tracing.streams(opened, holders, when)]
     return {
         "asked": asked,
