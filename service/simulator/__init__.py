@@ -16,5 +16,6 @@ world over HTTPS).
     casebook   what these APIs show of a tenant, and the truth  filing  records and changes filed one by one
     forms      an alert or incident in each API's own words     scenery devices, people and files
     chaos      faults as values, by chance or by plan
-    server     TLS, lifecycle, counters; `serve` for the command line
+    server     TLS, lifecycle, counters          standalone  the same for the command line
+    identity   the managed identity endpoint of the machine that a collector runs on
 """

@@ -103,6 +103,10 @@ class Graph(defender.Surface):
         """As the 403 text lists them."""
         return _ALERT_ROLES if path.rstrip("/").lower().endswith("alerts_v2") else _INCIDENT_ROLES
 
+    def scopes(self, path: str, /) -> tuple[str, ...]:
+        """Of the same names as the roles."""
+        return self.roles(path)
+
     def error(self, refused: defender.Refused, request: web.BaseRequest, /) -> answers.Answer:
         """{"error": {code, message, innerError}}."""
         code = "InvalidAuthenticationToken" if refused.status == 401 else refused.code

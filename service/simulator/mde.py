@@ -53,6 +53,10 @@ class Mde(defender.Surface):
         """As the 403 text lists them."""
         return "Alert.Read.All", "Alert.ReadWrite.All"
 
+    def scopes(self, _path: str, /) -> tuple[str, ...]:
+        """As the documents list them."""
+        return "Alert.Read", "Alert.ReadWrite"
+
     def page(
         self, request: web.BaseRequest, book: casebook.Casebook, now: int, fault: chaos.Fault | None, /
     ) -> defender.Page:

@@ -41,6 +41,10 @@ class Xdr(defender.Surface):
         """As the 403 text lists them."""
         return "Incident.Read.All", "Incident.ReadWrite.All"
 
+    def scopes(self, _path: str, /) -> tuple[str, ...]:
+        """As the documents list them."""
+        return "Incident.Read", "Incident.ReadWrite"
+
     def throttle_text(self, _seconds: int, opens: int, /) -> str:
         """The body names the time from which on calls are let through."""
         at = ticks.text(opens + -opens % ticks.SECOND)
