@@ -11,7 +11,8 @@ world over HTTPS).
     ticks      exact time, and a clock to turn by hand        dice   seeded chance
     directory  apps, tenants, people and what they decide  credentials  secrets, certificates, federations
     entra      tokens, sign-in and consent        siem       "pull detections"
-    mde xdr graph        the APIs of mutable alerts and incidents; `defender` and `odata` are what they share
+    mde xdr graph        the APIs of mutable alerts and incidents; `defender`, `queries`, `pages`,
+                         `quotas` and `odata` are what they share
     lives      what becomes of an alert and an incident        cases   all versions of a run of them
     casebook   what these APIs show of a tenant, and the truth  filing  records and changes filed one by one
     forms      an alert or incident in each API's own words     scenery devices, people and files

@@ -5,7 +5,7 @@ them.
     proofs      how an app proves itself: secret, certificate, federated credential
     grants      the token endpoint's four grants
     sign_ins    who signed in, and what is outstanding: device codes, authorization codes, refresh tokens
-    pages       what a browser opens: authorize and admin consent
+    browser     what a browser opens: authorize and admin consent
     scopes      which permissions of which API a request asks for
     aadsts      the errors
 """

@@ -26,7 +26,7 @@ from typing import Any
 from aiohttp import web
 
 from service.simulator import answers, chaos, dice, ticks, tokens, world
-from service.simulator.entra import aadsts, grants, pages, places, sign_ins
+from service.simulator.entra import aadsts, browser, grants, places, sign_ins
 
 # Even a busy Entra answers in JSON; a bare gateway's page is the fault "503-html".
 _BUSY = {429: 90055, 500: 50000, 502: 90033, 503: 90033, 504: 90033}
@@ -55,7 +55,7 @@ class Entra:
         self._rng = dice.Dice(f"{shown.seed}/traces")
         self._signed_in = sign_ins.SignIns(shown)
         self._grants = grants.Grants(shown, signer, self._signed_in)
-        self._pages = pages.Pages(shown, self._signed_in, self._rng)
+        self._pages = browser.Pages(shown, self._signed_in, self._rng)
 
     def place(self, method: str, path: str) -> tuple[chaos.Surface, str] | None:
         """Which surface a request belongs to and the tenant it names; None where Entra has no such page."""
@@ -102,7 +102,7 @@ class Entra:
         except aadsts.Problem as problem:
             if rest.endswith(("authorize", "adminconsent")) and instead is None:
                 now = self._world.clock()
-                return pages.refused(problem.words(now=now, rng=self._rng, correlation=correlation)[0])
+                return browser.refused(problem.words(now=now, rng=self._rng, correlation=correlation)[0])
             error = "" if rest.startswith("oauth2/") or problem.code != 90002 else "invalid_tenant"
             body = problem.body(
                 authority=authority,
