@@ -111,6 +111,10 @@ class Surface(abc.ABC):
         """Any one of these app roles is needed."""
 
     @abc.abstractmethod
+    def scopes(self, path: str, /) -> tuple[str, ...]:
+        """Any one of these permissions is needed of who acts for a user."""
+
+    @abc.abstractmethod
     def page(
         self, request: web.BaseRequest, book: casebook.Casebook, now: int, fault: chaos.Fault | None, /
     ) -> pages.Page:
@@ -173,17 +177,34 @@ class Surface(abc.ABC):
         tenant = self.world.tenants.get(claims.tenant_id)
         if tenant is None or tenant.deleted:
             raise Refused(403, "Account is not provisioned.")
-        needed = self.roles(request.path)
-        if not claims.roles.intersection(needed):
-            held = ",".join(sorted(claims.roles))
-            raise Refused(
-                403,
-                f"Missing application roles. API required roles: {','.join(needed)}, application roles: {held}.",
-            )
+        self._permitted(claims, request.path)
         if request.method != "GET":
             raise Refused(405, "The requested resource does not support this method.")
         page = self.page(request, self.world.casebook(tenant.tenant_id), now, fault)
         return pages.wrap(page, fault, self._rng)
+
+    def _permitted(self, claims: tokens.Claims, path: str) -> None:
+        """Whether the token's permissions are enough. Raises Refused (403)."""
+        if not claims.user:
+            needed = self.roles(path)
+            if not claims.roles.intersection(needed):
+                held = ",".join(sorted(claims.roles))
+                raise Refused(
+                    403,
+                    f"Missing application roles. API required roles: {','.join(needed)}, application roles: "
+                    f"{held}.",
+                )
+            return
+        needed = self.scopes(path)
+        if not claims.scopes.intersection(needed):
+            held = ",".join(sorted(claims.scopes))
+            raise Refused(
+                403,
+                f"Missing user scopes. API required scopes: {','.join(needed)}, user scopes: {held}.",
+            )
+        user = self.world.users.get(claims.user)
+        if user is not None and not user.reads:
+            raise Refused(403, "The user is not authorized to view the data of this organization.")
 
     def options(
         self, request: web.BaseRequest, collection: queries.Collection, choices: Choices

@@ -32,6 +32,7 @@ from service.simulator import (
     casebook,
     chaos,
     defender,
+    directory,
     lives,
     odata,
     pages,
@@ -90,7 +91,7 @@ class Graph(defender.Surface):
     """The API of a world."""
 
     surface = "graph"
-    resource = world.GRAPH_RESOURCE
+    resource = directory.GRAPH_RESOURCE
 
     def __init__(self, shown: world.World, signer: tokens.Signer, choices: Choices) -> None:
         super().__init__(shown, signer, choices.alerts, refused_count=True)
@@ -103,6 +104,10 @@ class Graph(defender.Surface):
     def roles(self, path: str, /) -> tuple[str, ...]:
         """As the 403 text lists them."""
         return _ALERT_ROLES if path.rstrip("/").lower().endswith("alerts_v2") else _INCIDENT_ROLES
+
+    def scopes(self, path: str, /) -> tuple[str, ...]:
+        """Of the same names as the roles."""
+        return self.roles(path)
 
     def error(self, refused: defender.Refused, request: web.BaseRequest, /) -> answers.Answer:
         """{"error": {code, message, innerError}}."""

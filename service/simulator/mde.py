@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from service.simulator import casebook, chaos, defender, pages, queries, world
+from service.simulator import casebook, chaos, defender, directory, pages, queries
 from service.simulator.forms import mde
 
 DOCUMENTED = defender.Choices(largest=10_000, page=10_000, per_minute=100, per_hour=1500)
@@ -43,7 +43,7 @@ class Mde(defender.Surface):
     """The API of a world."""
 
     surface = "mde"
-    resource = world.MDE_RESOURCE
+    resource = directory.MDE_RESOURCE
 
     def place(self, path: str) -> bool:
         """Whether the request is for this API."""
@@ -52,6 +52,10 @@ class Mde(defender.Surface):
     def roles(self, _path: str, /) -> tuple[str, ...]:
         """As the 403 text lists them."""
         return "Alert.Read.All", "Alert.ReadWrite.All"
+
+    def scopes(self, _path: str, /) -> tuple[str, ...]:
+        """As the documents list them."""
+        return "Alert.Read", "Alert.ReadWrite"
 
     def page(
         self, request: web.BaseRequest, book: casebook.Casebook, now: int, fault: chaos.Fault | None, /

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from service.simulator import casebook, chaos, defender, pages, queries, ticks, world
+from service.simulator import casebook, chaos, defender, directory, pages, queries, ticks
 from service.simulator.forms import xdr
 
 DOCUMENTED = defender.Choices(largest=100, page=100, per_minute=50, per_hour=1500)
@@ -31,7 +31,7 @@ class Xdr(defender.Surface):
     """The API of a world."""
 
     surface = "xdr"
-    resource = world.XDR_RESOURCE
+    resource = directory.XDR_RESOURCE
 
     def place(self, path: str) -> bool:
         """Whether the request is for this API."""
@@ -40,6 +40,10 @@ class Xdr(defender.Surface):
     def roles(self, _path: str, /) -> tuple[str, ...]:
         """As the 403 text lists them."""
         return "Incident.Read.All", "Incident.ReadWrite.All"
+
+    def scopes(self, _path: str, /) -> tuple[str, ...]:
+        """As the documents list them."""
+        return "Incident.Read", "Incident.ReadWrite"
 
     def throttle_text(self, _seconds: int, opens: int, /) -> str:
         """The body names the time from which on calls are let through."""
