@@ -57,7 +57,7 @@ class Tokens:
         siem_form: SiemForm = "auto",
         roles: Mapping[str, frozenset[str]] | None = None,
         deadline: float = 10.0,
-        places: int = 16,
+        places: int = 32,
         queue_time: float = 30.0,
         observe: Callable[[str, str, float], None] | None = None,
         on_restored: Callable[[], None] | None = None,
