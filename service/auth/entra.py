@@ -2,7 +2,7 @@
 
 Each request makes an MSAL app with a cache of its own, and drops it: MSAL's cache knows a tenant only by the first path segment
 of the token endpoint, and a shared one has been seen to hand a tenant another's token. Kept for thousands of tenants they would
-hold hundreds of MiB, while making one costs a fifth of a millisecond where the tenant's metadata are known.
+hold hundreds of MiB, while making one costs about a millisecond where the tenant's metadata are known.
 """
 
 from __future__ import annotations
