@@ -16,7 +16,7 @@ TenantState = Literal["pending", "active", "paused", "removed"]
 StreamState = Literal["new", "ok", "catching_up", "throttled", "degraded", "needs_attention", "retired"]
 Arrival = Literal["live", "catch_up", "initial", "backfill", "sweep", "fallback"]
 WindowKind = Literal["live", "gap"]
-CredentialKind = Literal["client_secret"]
+CredentialKind = Literal["client_secret", "certificate", "federated", "delegated"]
 
 SEVERITIES = ("unknown", "informational", "low", "medium", "high")
 """soc.alerts.severity by severity_rank: 0 unknown to 4 high."""
