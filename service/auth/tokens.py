@@ -19,7 +19,7 @@ from uuid import UUID
 import aiohttp
 import structlog
 
-from service import clouds, errors, model
+from service import clouds, errors, model, proxies
 from service.auth import breaker, claims, entra, modes, replies, sealing, slots, v1, wire
 
 SiemForm = Literal["auto", "v2", "v1"]
@@ -41,6 +41,7 @@ class Tokens:
         shared: modes.SharedApp | None = None,
         sealer: sealing.Sealer | None = None,
         ca_file: Path | None = None,
+        proxy: proxies.Proxy | None = None,
         siem_form: SiemForm = "auto",
         roles: Mapping[str, frozenset[str]] | None = None,
         deadline: float = 10.0,
@@ -67,7 +68,8 @@ class Tokens:
         self._queue_time = queue_time
         self._observe = observe
         self._on_restored = on_restored
-        self._wire = wire.Wire(ca_file, places)
+        self._wire = wire.Wire(ca_file, places, proxy)
+        self._proxy = proxy
         self._pool = ThreadPoolExecutor(places, thread_name_prefix="entra")
         self._places = asyncio.Semaphore(places)
         self._tenants: dict[UUID, slots.Holding] = {}
@@ -188,7 +190,7 @@ class Tokens:
         try:
             async with self._breaker(app.identity).guard():
                 if form == "v1":
-                    return await v1.grant(self._session, app, audience, self._deadline)
+                    return await v1.grant(self._session, app, audience, self._deadline, self._proxy)
                 scope = f"{audience}/.default"
                 thread = asyncio.get_running_loop().run_in_executor(
                     self._pool, app.grant, self._wire, scope, self._deadline

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 
-from service import errors
-from service.auth import entra, replies
+from service import errors, proxies
+from service.auth import entra, replies, wire
 
 _CHUNK: Final = 16 * 1024
 
 
 async def grant(
-    session: aiohttp.ClientSession, app: entra.App, resource: str, seconds: float
+    session: aiohttp.ClientSession,
+    app: entra.App,
+    resource: str,
+    seconds: float,
+    proxy: proxies.Proxy | None = None,
 ) -> replies.Grant:
-    """Fetch a token for the resource within so many seconds. Raises errors.PollFailure."""
+    """Fetch a token for the resource within so many seconds, through the proxy where it is for Entra.
+
+    Raises errors.PollFailure.
+    """
+    proxy = proxy if proxy and proxy.for_url(app.authority) else None
+    host = urlsplit(app.authority).hostname or ""
+    via: dict[str, Any] = {"proxy": proxy.url, "proxy_headers": proxy.headers} if proxy else {}
     form = {
         "grant_type": "client_credentials",
         "client_id": app.identity.app_id,
@@ -33,18 +44,15 @@ async def grant(
                 headers={"Accept": "application/json", "Accept-Encoding": "identity"},
                 allow_redirects=False,
                 auto_decompress=False,
+                **via,
             ) as response,
         ):
             body = await _body(response)
             status, headers = response.status, response.headers
     except TimeoutError:
         fault = errors.Transient("Entra did not answer in time")
-    except aiohttp.ClientSSLError:
-        fault = errors.Transient(
-            "Entra's TLS certificate is not trusted, or TLS fails; behind an inspecting proxy set CA_FILE"
-        )
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        fault = errors.Transient(f"Entra cannot be reached, or ended the connection ({type(error).__name__})")
+        fault = _of_proxy(error, host, proxy) if proxy else _fault(error)
     else:
         return replies.grant(replies.read(status, headers, body))
     # Outside of the except block: the original holds the request, and with it the secret.
@@ -58,3 +66,22 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
         if len(body) > replies.LARGEST:
             raise errors.Transient(f"Entra's answer is over {replies.LARGEST} bytes; it is not read")
     return bytes(body)
+
+
+def _fault(error: Exception) -> errors.Transient:
+    if isinstance(error, aiohttp.ClientSSLError):
+        return wire.untrusted()
+    return errors.Transient(f"Entra cannot be reached, or ended the connection ({type(error).__name__})")
+
+
+def _of_proxy(error: Exception, host: str, proxy: proxies.Proxy) -> errors.Transient:
+    match error:
+        case aiohttp.ClientHttpProxyError():
+            return proxy.refused(error.status, host)
+        case aiohttp.ClientSSLError():
+            # the connection's key names whose certificate it was
+            return proxy.inspects(host) if error.host == host else proxy.untrusted()
+        case aiohttp.ClientProxyConnectionError() | aiohttp.ClientConnectorDNSError():
+            return proxy.unreachable()
+        case _:
+            return _fault(error)

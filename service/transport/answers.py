@@ -75,7 +75,7 @@ def failure(
     if status in (404, 410):
         return errors.Gone(f"the API is not there ({status})", status=status)
     if status == 407:
-        return errors.Attention("the proxy wants a sign-in (407)", code="proxy", status=status)
+        return errors.Transient("a proxy wants a sign-in (407); is ALERTWELL_PROXY_URL right?", status=status)
     if status in (408, 425) or status >= 500 or status < 200:
         return errors.Transient(
             f"the API has a fault ({status})", status=status, retry_after=retry_after(headers, clock)

@@ -15,7 +15,7 @@ import pytest
 from service import clouds, model
 from service.auth import modes, tokens
 from service.simulator import server, world
-from service.transport import client
+from service.transport import session as sessions
 
 CONTOSO = "11111111-1111-1111-1111-111111111111"
 FABRIKAM = "22222222-2222-2222-2222-222222222222"
@@ -42,7 +42,7 @@ async def sim(shown: world.World, tmp_path: Path) -> AsyncIterator[server.Simula
 @pytest.fixture
 async def session(sim: server.Simulator) -> AsyncIterator[aiohttp.ClientSession]:
     """The process's HTTP session, which trusts the simulator."""
-    async with client.open_session(sim.ca_file) as opened:
+    async with sessions.open_session(sim.ca_file) as opened:
         yield opened
 
 

@@ -38,7 +38,7 @@ def failure(status: int, headers: Mapping[str, str] | None = None, body: bytes =
         (401, errors.Attention),
         (403, errors.Attention),
         (404, errors.Gone),
-        (407, errors.Attention),
+        (407, errors.Transient),
         (408, errors.Transient),
         (410, errors.Gone),
         (414, errors.Refused),
