@@ -165,7 +165,7 @@ class Settings(BaseSettings):
             self.max_bytes_in_flight,
             f"must be at least 2 × MAX_BODY_BYTES ({2 * self.max_body_bytes})",
         )
-        if self.proxy_password and "@" not in (self.proxy_url or ""):
+        if self.proxy_password and self.proxy_url and "@" not in self.proxy_url:
             raise ValueError(
                 f"{forms.PREFIX}PROXY_PASSWORD is set, but {forms.PREFIX}PROXY_URL names no user: http://user@proxy.example.com:3128"
             )
