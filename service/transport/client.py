@@ -119,6 +119,10 @@ class Client:
             await self._pace.wait(access.tenant.tenant_id, request.quota_group)
             try:
                 return await self._observed(request, url, token, share)
+            except errors.Throttled as failure:
+                ours = self._pace.account(access.tenant.tenant_id, request.quota_group)
+                said = f"{failure}; {ours}" if ours else str(failure)
+                raise errors.Throttled(said, status=failure.status, retry_after=failure.retry_after) from None
             except errors.Attention as refusal:
                 if refusal.status != 401:
                     raise

@@ -129,7 +129,7 @@ def test_longest_wait() -> None:
         (
             b'{"error":{"message":"Missing application roles. API required roles: Alert.Read.All,Alert.ReadWrite.All, roles: "}}',
             "role_missing",
-            "Alert.Read.All or Alert.ReadWrite.All in",
+            "lacks Alert.Read.All or Alert.ReadWrite.All",
         ),
         (b"Missing application roles", "role_missing", "that the API needs"),
         (b'{"error":{"message":"No active license found"}}', "no_licence", "licence"),
