@@ -37,9 +37,9 @@ def doctor(
         list[str] | None,
         typer.Option(metavar="NAME|ID", help="Only this tenant, also a paused one; may be repeated."),
     ] = None,
-    customers: Annotated[
-        bool, typer.Option("--tenants/--no-tenants", help="Ask for tokens and alerts of tenants.")
-    ] = True,
+    no_tenants: Annotated[
+        bool, typer.Option("--no-tenants", help="Ask for no tokens and no alerts of tenants.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")] = False,
 ) -> None:
     """Try everything that collecting stands on.
@@ -63,7 +63,7 @@ def doctor(
             lambda: database.address(loaded),
             unknown=settings.unknown(),
             named=named if tenant else None,
-            customers=customers,
+            customers=not no_tenants,
             progress=progress.show,
         )
         findings = asyncio.run(examination.examine(wish))

@@ -62,11 +62,10 @@ async def of_credential(
                 causes.CAUSES["credential_missing"].remedy if shared else "",
             )
         ]
+    subject = f"app {app_id[:8]}…"
     if not shared:
         said = "no active tenant uses it: there is none to try it in"
-        return [
-            Finding("credential", f"app {app_id}", "warning", said, "Enrol a tenant: alertwell tenants add")
-        ]
+        return [Finding("credential", subject, "warning", said, "Enrol a tenant: alertwell tenants add")]
     last = ""
     for read in list({read.access.tenant.tenant_id: read for read in shared}.values())[:_TRIED]:
         try:
@@ -75,7 +74,7 @@ async def of_credential(
             said = f"{refusal}. {await _who_waits(database)}"
             known = causes.CAUSES.get(refusal.code)
             remedy = causes.remedy(known, read.access.tenant) if known else ""
-            return [Finding("credential", f"app {app_id}", "broken", said, remedy)]
+            return [Finding("credential", subject, "broken", said, remedy)]
         except errors.Attention as refusal:
             if refusal.code == "role_missing":
                 break  # the token was given
@@ -86,8 +85,8 @@ async def of_credential(
             break
     else:
         said = f"no tenant gave a token, so it cannot be judged; the last said: {last}"
-        return [Finding("credential", f"app {app_id}", "warning", said)]
-    return [Finding("credential", f"app {app_id}", "ok", "Entra accepts it")]
+        return [Finding("credential", subject, "warning", said)]
+    return [Finding("credential", subject, "ok", "Entra accepts it")]
 
 
 async def of_stream(sender: client.Client, read: Read) -> list[Finding]:

@@ -46,7 +46,7 @@ async def test_a_wrong_secret(ward: Ward):
     ward.environ["CLIENT_SECRET"] = "wrong~secret~value"
     bad = await ward.bad()
     found = the(bad, "credential")
-    assert (found.ok, found.subject) == ("broken", f"app {ward.shown.app.app_id}")
+    assert (found.ok, found.subject) == ("broken", f"app {ward.shown.app.app_id[:8]}…")
     assert "the client secret is wrong (AADSTS7000215)" in found.sentence
     assert "No tenant waits for it yet" in found.sentence
     assert "CLIENT_SECRET_FILE" in found.remedy
@@ -112,11 +112,14 @@ async def test_a_name_that_does_not_exist(ward: Ward):
 
 async def test_a_host_that_hangs_does_not_hang_the_doctor(ward: Ward):
     """Whoever accepts and says nothing is given up at the deadline."""
-    silent = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
+    met: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda _reader, writer: met.append(writer), "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     ward.environ["SIEM_URL"] = f"https://127.0.0.1:{port}"
     bad = await ward.bad(deadline=1.0, customers=False)
     silent.close()
+    for writer in met:
+        writer.close()
     assert the(bad, "host").sentence == "no answer within 1 s"
 
 
