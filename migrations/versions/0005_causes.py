@@ -5,7 +5,7 @@ from __future__ import annotations
 from service.store import schema
 
 revision = "0005"
-down_revision = "0002"
+down_revision = "0003"
 
 
 def upgrade() -> None:

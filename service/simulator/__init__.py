@@ -10,7 +10,8 @@ world over HTTPS).
     stories    alerts as JSON, from the playbooks; the same story gives the same bytes
     ticks      exact time, and a clock to turn by hand        dice   seeded chance
     entra      the token service        siem       "pull detections"
-    mde xdr graph        the APIs of mutable alerts and incidents; `defender` and `odata` are what they share
+    mde xdr graph        the APIs of mutable alerts and incidents; `defender`, `queries`, `pages`,
+                         `quotas` and `odata` are what they share
     lives      what becomes of an alert and an incident        cases   all versions of a run of them
     casebook   what these APIs show of a tenant, and the truth  filing  records and changes filed one by one
     forms      an alert or incident in each API's own words     scenery devices, people and files

@@ -9,7 +9,7 @@ import re
 import aiohttp
 import pytest
 
-from service.simulator import chaos, defender, graph, mde, server, ticks, world, xdr
+from service.simulator import chaos, defender, graph, mde, quotas, server, ticks, world, xdr
 
 CONTOSO = "11111111-1111-1111-1111-111111111111"
 FABRIKAM = "22222222-2222-2222-2222-222222222222"
@@ -145,18 +145,18 @@ async def test_the_call_beyond_the_quota_of_a_minute(clock, client, surface, mos
 def test_quotas_slide():
     """Minute and hour bind together; what was refused counts only where it is said to."""
     limits = (2, ticks.MINUTE), (3, ticks.HOUR)
-    quota = defender.Quota(limits, refused_count=False)
+    quota = quotas.Quota(limits, refused_count=False)
     waits = [
         quota.take("app", "tenant", second * ticks.SECOND) // ticks.SECOND
         for second in (0, 1, 2, 60, 61, 3600)
     ]
     assert waits == [0, 0, 58, 0, 3539, 0]
-    strict = defender.Quota(limits[:1], refused_count=True)
+    strict = quotas.Quota(limits[:1], refused_count=True)
     waits = [
         strict.take("app", "tenant", second * ticks.SECOND) // ticks.SECOND for second in (0, 1, 30, 60, 90)
     ]
     assert waits == [0, 0, 31, 30, 0]
-    assert defender.Quota(((None, ticks.MINUTE),), refused_count=True).take("app", "tenant", 0) == 0
+    assert quotas.Quota(((None, ticks.MINUTE),), refused_count=True).take("app", "tenant", 0) == 0
 
 
 @pytest.mark.parametrize("surface", SURFACES)

@@ -16,7 +16,9 @@ EVERYBODY, ONE = "everybody", "one"
 
 @pytest.fixture(scope="module")
 def many(postgres: postgres.Server, template: str) -> Iterator[str]:
-    """A database with 20,000 alerts of 40 tenants, their changes numbered in turn, and two readers: its name."""
+    """A database with 20,000 alerts and incidents of 40 tenants, changes of two alerts and an incident in turn, numbered, and
+    two readers: its name.
+    """
 
     async def fill(name: str) -> None:
         connection = await asyncpg.connect(postgres.admin(name))
@@ -32,8 +34,13 @@ def many(postgres: postgres.Server, template: str) -> Iterator[str]:
                        now() - make_interval(mins => n), '', n, 'live', n::text,
                        jsonb_build_object('Description', repeat('x', 500))
                 FROM generate_series(1, 20000) n;
-                INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, source, full_id)
-                SELECT tenant_id, content_hash / 100, content_hash % 100, 1, 'created', source, full_id FROM alertwell.alert;
+                INSERT INTO alertwell.incident (tenant_id, source, incident_id, last_update, source_updated_text, content_hash,
+                                                status, raw)
+                SELECT tenant_id, source, full_id, last_processed_at, '', 0, 'active', raw FROM alertwell.alert;
+                INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, source, full_id, record)
+                SELECT tenant_id, content_hash / 100, content_hash % 100, 1, 'created', source, full_id,
+                       CASE WHEN content_hash % 3 = 0 THEN 'incident' ELSE 'alert' END
+                FROM alertwell.alert;
                 INSERT INTO alertwell.feed SELECT batch * 100 + n, tenant_id, batch, n FROM alertwell.alert_change;
                 UPDATE alertwell.feed_head SET last_seq = 20000;
                 """
@@ -99,7 +106,7 @@ async def read(
     return (
         {node["Index Name"] for node in run if "Index Name" in node},
         {node["Relation Name"] for node in run if node["Node Type"] == "Seq Scan"}
-        & {"alert", "alert_change", "alert_merged", "feed"},
+        & {"alert", "alert_change", "alert_merged", "feed", "incident"},
         looked,
     )
 
