@@ -30,6 +30,7 @@ from service.sources import registry
 from service.store import leases, pool, reports, schema, streams, tenants
 from service.store.embedded import Cluster
 from service.transport import budget, client
+from service.transport import session as sessions
 
 DAY = 86_400
 TENANT = "11111111-1111-1111-1111-111111111111"
@@ -80,7 +81,7 @@ async def measure(
                 graph=graph.Choices(free(graph.ALERTS_DOCUMENTED), free(graph.INCIDENTS_DOCUMENTED)),
             )
         )
-        session = await stack.enter_async_context(client.open_session(simulator.ca_file))
+        session = await stack.enter_async_context(sessions.open_session(simulator.ca_file))
         hosts = clouds.Endpoints(
             {
                 "authority": simulator.authority_url,

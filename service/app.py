@@ -26,6 +26,7 @@ from service.sources import registry
 from service.store import feed, pool, schema
 from service.store.embedded import Cluster
 from service.transport import budget, client, pace
+from service.transport import session as sessions
 from service.web import probes, server
 
 VERSION = version("alertwell")
@@ -103,7 +104,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         measured.database_up.set(1)
 
         session = await stack.enter_async_context(
-            client.open_session(config.ca_file, connections=config.max_concurrent_polls)
+            sessions.open_session(config.ca_file, connections=config.max_concurrent_polls)
         )
         hosts = parts.endpoints(config)
         sealer = sealing.Sealer.from_file(config.sealing_keys_file) if config.sealing_keys_file else None
@@ -114,6 +115,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             shared=shared,
             sealer=sealer,
             ca_file=config.ca_file,
+            proxy=parts.proxy(config),
             siem_form=config.siem_token,
             roles=parts.roles(),
             observe=lambda _service, outcome, _seconds: measured.tokens.labels(outcome).inc(),
@@ -127,6 +129,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             hosts,
             in_flight,
             paces=pace.Pace(parts.quotas()),
+            proxy=parts.proxy(config),
             timeout=config.request_timeout.total_seconds(),
             observe=lambda service, status, seconds, size: measured.service(service).request(
                 status, seconds, size

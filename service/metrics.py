@@ -73,6 +73,11 @@ class Metrics:
         )
         self.poll_seconds = histogram("poll_seconds", "Seconds that a poll took.", _WORK)
         self.streams = gauge("streams", "Streams of this replica's tenants, by state.", "state")
+        self.streams_needing_attention = gauge(
+            "streams_needing_attention",
+            "Streams of this replica's tenants that a person must mend, by cause.",
+            "cause",
+        )
         self.data_age_seconds_max = gauge(
             "data_age_seconds_max", "Seconds since the oldest stream's last proof."
         )

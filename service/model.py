@@ -230,7 +230,8 @@ class Stream:
 
     `coverage` holds all that is proven; `unfolded` is the part of it that stands in stream_progress (or nowhere yet) and
     joins the stream's row with the next storing transaction or flush. `overlap` is None until one was learned. `gone_since` is
-    when the source was first missing without having been back since; `history` how alerts from before `enrolled_at` arrive.
+    when the source was first missing without having been back since; `cause` the word (of `causes`) for what a person must mend;
+    `history` how alerts from before `enrolled_at` arrive.
     """
 
     tenant_id: UUID
@@ -246,6 +247,7 @@ class Stream:
     failures: int = 0
     state: StreamState = "new"
     state_reason: str | None = None
+    cause: str | None = None
     gone_since: datetime | None = None
     history: Arrival = "initial"
 

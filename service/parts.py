@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service import clouds, errors, settings
+from service import clouds, errors, proxies, settings
 from service.auth import credentials, federated, managed, modes
 from service.sources import contract, registry
 from service.transport import pace
@@ -11,6 +11,14 @@ from service.transport import pace
 def endpoints(config: settings.Settings) -> clouds.Endpoints:
     """Hosts and audiences, with what the settings put in their place."""
     return clouds.Endpoints(config.addresses, config.siem_resource)
+
+
+def proxy(config: settings.Settings) -> proxies.Proxy | None:
+    """What stands between us and Microsoft, for Entra and the APIs alike."""
+    if config.proxy_url is None:
+        return None
+    password = config.proxy_password.get_secret_value() if config.proxy_password else ""
+    return proxies.parse(config.proxy_url, password, config.no_proxy or ())
 
 
 def roles() -> dict[str, frozenset[str]]:

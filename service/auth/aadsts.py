@@ -1,4 +1,4 @@
-"""What an error answer of Entra means for a daemon, and what a person should do about it. Pure; the table is data.
+"""What an error answer of Entra means for a daemon. Pure; the table is data. What a person does about it stands in `causes`.
 
 Microsoft asks apps to branch on `error`, which is stable; the AADSTS numbers may change, so they only refine: an unknown
 number falls back to its `error`, and an unknown `error` is shown to the operator and tried again slowly.
@@ -18,11 +18,18 @@ Class = Literal["R", "O", "C", "B"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`code` is the stable word that states and alarms use, `sentence` what a person reads."""
+    """`code` is the stable word that states and alarms use (`causes` says who acts on it, and how); `what` happened, as a person
+    reads it, and `why` it may have, where that is not said yet.
+    """
 
     who: Class
     code: str
-    sentence: str
+    what: str
+    why: str = ""
+
+    def sentence(self, label: str) -> str:
+        """`label` is what can be looked up, such as AADSTS700016."""
+        return f"{self.what} ({label}): {self.why}" if self.why else f"{self.what} ({label})"
 
 
 def _same(verdict: Verdict, *numbers: int) -> dict[int, Verdict]:
@@ -30,100 +37,87 @@ def _same(verdict: Verdict, *numbers: int) -> dict[int, Verdict]:
 
 
 _SIGN_IN_AGAIN: Final = Verdict(
-    "C", "sign_in_again", "the sign-in has ended; the customer has to sign in again"
+    "C", "sign_in_again", "the sign-in has ended", "the user has to sign in again"
 )
 _USER: Final = Verdict(
-    "C", "user_refused", "the user account is missing, disabled or its password is not accepted"
+    "C", "user_refused", "the user account is missing, disabled, or its password is not accepted"
 )
 _POLICY: Final = Verdict(
-    "C",
-    "policy_blocks",
-    "a Conditional Access or security policy of the customer blocks the app; the customer has to except it",
+    "C", "policy_blocks", "a Conditional Access or security policy of the customer blocks our app"
 )
 _PASSING: Final = Verdict("R", "entra_unavailable", "Entra has a passing fault")
 _CONSENT: Final = Verdict(
-    "C",
-    "consent_missing",
-    "the customer has not consented to the app, or withdrew it; an admin of the customer has to consent",
+    "C", "consent_missing", "the customer has not consented to our app, or took the consent back"
 )
 _APP_MISSING: Final = Verdict(
     "C",
     "app_not_in_tenant",
-    "the app is not in that tenant: no consent yet, consent removed, or a wrong tenant or app id; "
-    "an admin of the customer has to consent",
+    "our app is not in this tenant",
+    "not consented, removed, or wrong tenant id",
 )
 _RESOURCE: Final = Verdict(
     "C",
     "resource_missing",
-    "the API is not in that tenant or is disabled there: Defender was never set up in it, or resource or cloud are wrong",
+    "the API is not in this tenant, or is disabled there",
+    "Defender was never set up in it, or resource or cloud are wrong",
 )
 _OTHER_CLOUD: Final = Verdict(
     "O",
     "wrong_cloud",
-    "the tenant or the app belongs to another Microsoft cloud; an app has to be registered in that cloud",
+    "the tenant or the app belongs to another Microsoft cloud",
+    "an app has to be registered in the tenant's cloud",
 )
 _PERMISSIONS: Final = Verdict(
-    "O",
-    "permission_not_registered",
-    "the app registration lists no permission for this API; add it there, then have it consented",
+    "O", "permission_not_registered", "the app registration lists no permission for this API"
 )
-_BAD_SCOPE: Final = Verdict(
-    "B", "scope_refused", "Entra refuses the scope that was asked for; check the resource in the settings"
-)
+_BAD_SCOPE: Final = Verdict("B", "scope_refused", "Entra refuses the scope that was asked for")
 _ASSERTION: Final = Verdict(
-    "O",
-    "certificate_refused",
-    "the certificate or its key is not the one registered with the app; register it or use the right one",
+    "O", "certificate_refused", "the certificate or its key is not one that is registered with the app"
 )
 _FEDERATED: Final = Verdict(
     "O",
     "federated_record_missing",
-    "no federated credential of the app matches issuer, subject and audience of the token; they are case-sensitive",
+    "no federated credential of the app matches issuer, subject and audience of the token",
+    "they are case-sensitive",
 )
-_OUR_FAULT: Final = Verdict(
-    "B", "request_refused", "Entra refuses the form of the request; check the settings, or report it"
-)
-_SUPPORT: Final = Verdict(
-    "O", "entra_fault", "Entra has a lasting fault for this tenant; open a support ticket with Microsoft"
-)
+_OUR_FAULT: Final = Verdict("B", "request_refused", "Entra refuses the form of the request")
+_SUPPORT: Final = Verdict("O", "entra_fault", "Entra has a lasting fault for this tenant")
 
 BY_NUMBER: Final[Mapping[int, Verdict]] = {
     7000215: Verdict(
         "O",
         "secret_wrong",
-        "the client secret is wrong (often the secret's id was pasted in place of its value); set the right one",
+        "the client secret is wrong",
+        "often the secret's id was pasted in place of its value",
     ),
-    7000222: Verdict(
-        "O",
-        "secret_expired",
-        "the client secret has expired; make a new one in the app registration and set it",
-    ),
-    7000218: Verdict("B", "secret_missing", "no secret and no assertion was sent; set the app's credential"),
+    7000222: Verdict("O", "secret_expired", "the client secret has expired"),
+    7000218: Verdict("B", "secret_missing", "no secret and no assertion was sent"),
     700024: Verdict(
         "O",
         "clock_skew",
-        "the assertion is outside its time window; check this machine's clock, and that a federated token is still rotated",
+        "the assertion is outside its time window",
+        "this machine's clock may be off, or a federated token is no longer rotated",
     ),
     700229: Verdict(
-        "O", "federated_record_missing", "the token offered as federated credential is not of an app"
+        "O", "federated_record_missing", "the token offered as federated credential is not one of an app"
     ),
     50196: Verdict("R", "asked_too_often", "Entra saw the same request too often and refuses it for a while"),
     90055: Verdict("R", "entra_throttles", "Entra throttles this tenant"),
     90002: Verdict(
-        "C", "tenant_not_found", "there is no such tenant in this cloud; check the tenant id and the cloud"
+        "C",
+        "tenant_not_found",
+        "there is no such tenant in this cloud",
+        "deleted, a wrong tenant id, or another cloud",
     ),
     900023: Verdict("B", "tenant_not_found", "the tenant id is neither a GUID nor a domain"),
-    65004: Verdict("C", "consent_declined", "the customer declined the consent"),
+    65004: Verdict("C", "consent_declined", "an administrator of the customer declined the consent"),
+    70016: Verdict("R", "sign_in_pending", "the sign-in is not finished yet"),
     650052: Verdict(
         "C", "no_licence", "the tenant has no subscription for this API, or it is not enabled there"
     ),
     **_same(_OUR_FAULT, 900144, 901002, 50049, 50194, 9001023, 100007, 70002, 700025),
     **_same(
-        Verdict(
-            "O",
-            "app_disabled",
-            "the app, or its service principal in that tenant, is disabled; enable it again",
-        ),
+        Verdict("O", "app_disabled", "the app, or its service principal in this tenant, is disabled"),
         7000112,
         70001,
     ),
@@ -143,11 +137,7 @@ BY_NUMBER: Final[Mapping[int, Verdict]] = {
 }
 
 BY_ERROR: Final[Mapping[str, Verdict]] = {
-    "invalid_client": Verdict(
-        "O",
-        "credential_refused",
-        "Entra refuses the app's credential; check the app id and its secret or certificate",
-    ),
+    "invalid_client": Verdict("O", "credential_refused", "Entra refuses the app's credential"),
     "unauthorized_client": _APP_MISSING,
     "invalid_resource": _RESOURCE,
     "invalid_scope": _BAD_SCOPE,
@@ -162,12 +152,10 @@ BY_ERROR: Final[Mapping[str, Verdict]] = {
     "temporarily_unavailable": _PASSING,
     "server_error": _PASSING,
     "slow_down": _PASSING,
-    "authorization_pending": Verdict("R", "sign_in_pending", "the sign-in is not finished yet"),
+    "authorization_pending": BY_NUMBER[70016],
 }
 
-UNKNOWN: Final = Verdict(
-    "O", "entra_refuses", "Entra refuses the token; look its error code up in Microsoft's list"
-)
+UNKNOWN: Final = Verdict("O", "entra_refuses", "Entra refuses the token with a code that is not known here")
 
 _PASSING_ERRORS: Final = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
 _FORM_ERRORS: Final = frozenset({"invalid_resource", "invalid_scope"})

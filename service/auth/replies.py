@@ -79,7 +79,7 @@ def grant(content: Mapping[str, Any]) -> Grant:
 def failure(refusal: aadsts.Refusal, *, status: int, retry_after: float | None) -> errors.PollFailure:
     """The error for a refusal; its message holds the sentence and the number to look up, nothing of the answer's text."""
     verdict = refusal.verdict
-    message = f"{verdict.sentence} ({refusal.label})"
+    message = verdict.sentence(refusal.label)
     if verdict.code in ("entra_throttles", "asked_too_often"):
         return errors.Throttled(message, status=status, retry_after=max(retry_after or 0.0, _LOOP_WAIT))
     if verdict.who == "R":

@@ -19,7 +19,7 @@ from uuid import UUID
 import aiohttp
 import structlog
 
-from service import clouds, errors, model
+from service import clouds, errors, model, proxies
 from service.auth import (
     breaker,
     claims,
@@ -54,6 +54,7 @@ class Tokens:
         shared: modes.SharedApp | None = None,
         sealer: sealing.Sealer | None = None,
         ca_file: Path | None = None,
+        proxy: proxies.Proxy | None = None,
         siem_form: SiemForm = "auto",
         roles: Mapping[str, frozenset[str]] | None = None,
         deadline: float = 10.0,
@@ -80,7 +81,8 @@ class Tokens:
         self._observe = observe
         self._on_restored = on_restored
         self.clock = now or clock.Clock()
-        self._wire = wire.Wire(ca_file, places, self.clock)
+        self._wire = wire.Wire(ca_file, places, self.clock, proxy)
+        self._proxy = proxy
         self._places = threads.Places(places, queue_time)
         self._tenants: dict[UUID, slots.Holding] = {}
         self._used: model.CredentialKind | None = None
@@ -238,7 +240,9 @@ class Tokens:
             )
         endpoint = f"{app.authority}/oauth2/token"
         proof = await place.run(self._deadline, app.proof, endpoint, self.clock)
-        return await v1.grant(self._session, endpoint, proof, audience, self._deadline, self.clock)
+        return await v1.grant(
+            self._session, endpoint, proof, audience, self._deadline, self.clock, self._proxy
+        )
 
     def _apps(self, access: model.Access, authority: str) -> list[tuple[entra.App, breaker.Breaker]]:
         """The app with each credential that this access may use, in the order in which they are tried."""

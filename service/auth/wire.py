@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.cookiejar
 import json
+import re
 import ssl
 import threading
 import time
@@ -23,7 +24,7 @@ import requests
 import requests.adapters
 import urllib3
 
-from service import errors
+from service import errors, proxies
 from service.auth import clock, replies
 
 _CHUNK: Final = 16 * 1024
@@ -59,8 +60,11 @@ Memory: TypeAlias = dict[str, Kept]
 class Wire:
     """MSAL's `http_client`, shared by all app objects; each call runs inside `call`, in its own thread."""
 
-    def __init__(self, ca_file: Path | None, connections: int, now: clock.Clock) -> None:
-        """Trusts `ca_file`, or else what the system trusts; tells `now` what the answers are dated.
+    def __init__(
+        self, ca_file: Path | None, connections: int, now: clock.Clock, proxy: proxies.Proxy | None = None
+    ) -> None:
+        """Trusts `ca_file`, or else what the system trusts; tells `now` what the answers are dated; goes through `proxy` to the
+        hosts that it is for.
 
         Raises errors.BadSetting where the file holds no certificates.
         """
@@ -74,10 +78,11 @@ class Wire:
         self._session.trust_env = False
         self._session.verify = str(ca_file) if ca_file else True
         self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-        self._session.mount("https://", _Adapter(context, connections))
+        self._session.mount("https://", _Adapter(context, connections, proxy))
         self._session.mount("http://", _NoPlainHttp())
         self._thread = threading.local()
         self.clock = now
+        self._proxy = proxy
 
     @contextmanager
     def call(self, host: str, seconds: float, memory: Memory) -> Iterator[None]:
@@ -123,13 +128,15 @@ class Wire:
                 f"Entra sends this tenant to {shown_host(url)}: it belongs to another Microsoft cloud; set the tenant's cloud",
                 code="wrong_cloud",
             )
+        proxy = self._proxy if self._proxy and self._proxy.for_url(url) else None
+        via = {"https": proxy.url} if proxy else {}
         try:
             with self._session.request(
-                method, url, **content, timeout=self._left(), allow_redirects=False, stream=True
+                method, url, **content, proxies=via, timeout=self._left(), allow_redirects=False, stream=True
             ) as response:
                 body = self._body(response)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            fault = _fault(error)
+            fault = _of_proxy(error, shown_host(url), proxy) if proxy else _fault(error)
         else:
             self.clock.learn(response.headers.get("Date"))
             replies.read(response.status_code, response.headers, body)
@@ -163,19 +170,29 @@ def _endpoints(reply: Reply) -> Reply:
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
-    def __init__(self, context: ssl.SSLContext, connections: int) -> None:
+    def __init__(self, context: ssl.SSLContext, connections: int, proxy: proxies.Proxy | None) -> None:
         self._context = context
+        self._proxy = proxy
         super().__init__(pool_connections=4, pool_maxsize=connections, max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
 
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        return super().proxy_manager_for(
+            proxy, **kwargs, ssl_context=self._context, proxy_ssl_context=self._context
+        )
+
+    def proxy_headers(self, _proxy: str) -> dict[str, str]:
+        # requests takes them out of the address, where they would show in its errors.
+        return self._proxy.headers if self._proxy else {}
+
     def close(self) -> None:
         # urllib3 leaves this to the garbage collector, and an error's traceback can keep a pool until then.
-        pools = self.poolmanager.pools
-        keys = pools.keys()
-        for key in keys:
-            pools[key].close()
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            pools = manager.pools
+            for key in pools.keys():  # noqa: SIM118 - it is no mapping
+                pools[key].close()
         super().close()
 
 
@@ -196,11 +213,42 @@ def shown_host(url: str) -> str:
     return "".join(c for c in host[:100] if c.isascii() and (c.isalnum() or c in ".-")) or "another host"
 
 
+def untrusted() -> errors.Transient:
+    """The error where Entra's certificate is not trusted."""
+    return errors.Transient(
+        "Entra's TLS certificate is not trusted, or TLS fails; behind an inspecting proxy set CA_FILE"
+    )
+
+
+def _of_proxy(error: Exception, host: str, proxy: proxies.Proxy) -> errors.PollFailure:
+    chain = list(_chain(error))
+    for each in chain:
+        # http.client says it in words alone
+        if found := re.match(r"Tunnel connection failed: (\d{3})\b", str(each)):
+            return proxy.refused(int(found[1]), host)
+    if any(isinstance(each, requests.exceptions.ProxyError) for each in chain):
+        secure = any(isinstance(each, ssl.SSLError | urllib3.exceptions.SSLError) for each in chain)
+        return proxy.untrusted() if secure else proxy.unreachable()
+    if isinstance(error, requests.exceptions.SSLError | ssl.SSLError):
+        return proxy.inspects(host)
+    return _fault(error)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it wraps, as requests (args) and urllib3 (reason, original_error) keep it."""
+    waiting: list[Any] = [error]
+    for _ in range(12):
+        if not waiting:
+            return
+        each = waiting.pop()
+        yield each
+        inner = (*each.args, getattr(each, "reason", None), getattr(each, "original_error", None))
+        waiting += [one for one in inner if isinstance(one, BaseException)]
+
+
 def _fault(error: Exception) -> errors.PollFailure:
     if isinstance(error, requests.exceptions.SSLError | ssl.SSLError):
-        return errors.Transient(
-            "Entra's TLS certificate is not trusted, or TLS fails; behind an inspecting proxy set CA_FILE"
-        )
+        return untrusted()
     # A time-out inside the body comes wrapped in a ConnectionError.
     inner = error.args[0] if error.args else None
     if isinstance(error, requests.Timeout | TimeoutError) or isinstance(

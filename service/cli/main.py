@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from service import errors
-from service.cli import epilog, output, running, sql, status, tenants, tracing, trying
+from service.cli import doctor, epilog, output, running, sql, status, tenants, tracing, trying
 
 ORDER: Final = (
     "demo",
@@ -16,6 +16,7 @@ ORDER: Final = (
     "migrate",
     "tenants",
     "status",
+    "doctor",
     "trace",
     "sql",
     "seal-key",
@@ -98,6 +99,7 @@ app.command(epilog=trying.DEMO_EPILOG)(trying.demo)
 app.command(epilog=running.MIGRATE_EPILOG)(running.migrate)
 app.add_typer(tenants.app, name="tenants")
 app.command(epilog=status.EPILOG)(status.status)
+app.command(epilog=doctor.EPILOG)(doctor.doctor)
 app.command(epilog=tracing.EPILOG)(tracing.trace)
 app.command(epilog=sql.EPILOG)(sql.sql)
 app.command(epilog=running.HEALTHCHECK_EPILOG)(running.healthcheck)

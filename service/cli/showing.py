@@ -76,6 +76,7 @@ def _stream(stream: Mapping[str, Any]) -> None:
         f"\n{stream['source']}  {output.printable(state)}{'' if stream['enabled'] else '  (not polled)'}"
     )
     facts = {
+        "cause": stream["cause"],
         "parameters": stream["parameters"] or None,
         "data age": None if stream["data_age_seconds"] is None else output.age(stream["data_age_seconds"]),
         "watermark": output.when(stream["watermark"]),

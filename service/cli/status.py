@@ -170,12 +170,12 @@ def _print(seen: reports.Overview) -> None:
     if seen.attention:
         output.say("\nneed attention")
         output.table(
-            ("tenant", "source", "state", "since", "reason"),
+            ("tenant", "source", "cause", "since", "reason"),
             [
                 (
                     _nagios_text(s["tenant_name"]),
                     s["source"],
-                    s["state"],
+                    s["cause"] or s["state"],
                     output.when(s["state_since"]),
                     _nagios_text(s["state_reason"] or ""),
                 )

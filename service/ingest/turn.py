@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from service import errors
+from service import causes, errors
 from service.ingest import pacing, plan, poll, reading
 from service.ingest.owned import Owned
 from service.ingest.slots import Slots
@@ -136,7 +136,9 @@ class Turn:
         )
         if stream.failures:
             _log.info("stream_recovered", was=stream.state, failures=stream.failures)
-        owned.stream = replace(stream, state=state, state_reason=reason, failures=0, gone_since=None)
+        owned.stream = replace(
+            stream, state=state, state_reason=reason, cause=None, failures=0, gone_since=None
+        )
 
     async def _failed(self, failure: errors.PollFailure) -> None:
         owned = self._owned
@@ -152,13 +154,15 @@ class Turn:
             gone_for_good=self._desk.rules.gone_for_good,
             dice=self._dice,
         )
+        cause = causes.of(failure, verdict.state)
+        reason = causes.said(str(failure), cause, owned.access.tenant)
         owned.first = False
         owned.due = owned.gap_due = now + verdict.delay
         if failure.sample:
             self._desk.metrics.source(stream.source).rejected(1)
         if stream.failures == 0 or (verdict.state == "retired" and stream.state != "retired"):
             # said once, then quiet until it is over: /metrics and soc.coverage have it all the time
-            _log.warning("stream_failing", state=verdict.state, reason=verdict.reason)
+            _log.warning("stream_failing", state=verdict.state, cause=cause, reason=reason)
         # what nobody answered says neither that the source is gone nor that it is there
         unknown = isinstance(failure, errors.Transient) and not isinstance(failure, errors.BadBody)
         gone_since = await streams.record_failure(
@@ -167,15 +171,17 @@ class Turn:
             stream.source,
             self._record,
             state=verdict.state,
-            reason=str(failure),
+            reason=reason,
             failures=verdict.failures,
             sample=failure.sample,
+            cause=cause,
             gone=True if gone else None if unknown else False,
         )
         owned.stream = replace(
             stream,
             state=verdict.state,
-            state_reason=verdict.reason,
+            state_reason=reason,
+            cause=cause,
             failures=verdict.failures,
             gone_since=gone_since,
         )

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import structlog
 
-from service import model
+from service import causes, model
 from service.ingest import plan, reading
 from service.ingest.owned import Owned
 from service.ingest.slots import Slots
@@ -118,16 +118,21 @@ class Worker:
         """Set the gauges that tell of our streams; from memory, so that looking costs the database nothing."""
         now = datetime.now(UTC)
         states: Counter[str] = Counter()
+        waiting: Counter[str] = Counter(dict.fromkeys(causes.CAUSES, 0))
         ages = [0.0]
         gaps = 0.0
         for mine in self._owned.values():
             for owned in mine.values():
                 states[owned.stream.state] += 1
+                if owned.stream.cause is not None:
+                    waiting[owned.stream.cause] += 1
                 gaps += plan.gaps(owned.stream).total().total_seconds()
                 if owned.read_to is not None:
                     ages.append((now - owned.read_to).total_seconds())
         for state in get_args(model.StreamState):
             self._desk.metrics.streams.labels(state).set(states[state])
+        for cause, count in waiting.items():
+            self._desk.metrics.streams_needing_attention.labels(cause).set(count)
         self._desk.metrics.data_age_seconds_max.set(max(ages))
         self._desk.metrics.gap_seconds.set(gaps)
         self._desk.metrics.clock_skew_seconds.set(-self._desk.clock.offset.total_seconds())

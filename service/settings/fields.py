@@ -87,6 +87,14 @@ class Settings(BaseSettings):
     Without it, the one of CLOUD."""
     ca_file: forms.ExistingFile | None = None
     """PEM file of the authorities to trust for Entra and the APIs alike, instead of the system's."""
+    proxy_url: Annotated[str, BeforeValidator(forms.proxy)] | None = None
+    """Proxy to Entra and the APIs, `http://proxy.example.com:3128` or `https://…`, with a user (`http://user@proxy…`) where
+    it wants one, never the password. No default: HTTPS_PROXY and its kin of the environment are ignored."""
+    proxy_password: forms.Secret | None = None
+    """Password of PROXY_URL's user (Basic authentication)."""
+    no_proxy: Annotated[tuple[str, ...], BeforeValidator(forms.no_proxy)] | None = None
+    """Hosts to reach without the proxy, separated by commas: `host.example.com` or `.example.com` (with all below it),
+    `host:8443`, addresses, networks such as `10.0.0.0/8`, `*`."""
     poll_interval: forms.Span = timedelta(seconds=60)
     """Time between two polls of a stream. A minute is soon enough for a SOC, and little beside the
     50 requests a minute that the strictest of Microsoft's security APIs allows."""
@@ -171,6 +179,10 @@ class Settings(BaseSettings):
             self.max_bytes_in_flight,
             f"must be at least 2 × MAX_BODY_BYTES ({2 * self.max_body_bytes})",
         )
+        if self.proxy_password and self.proxy_url and "@" not in self.proxy_url:
+            raise ValueError(
+                f"{forms.PREFIX}PROXY_PASSWORD is set, but {forms.PREFIX}PROXY_URL names no user: http://user@proxy.example.com:3128"
+            )
         url = self.database_url.get_secret_value() if self.database_url else ""
         if url and self.database_password and not re.match(r"\w+://[^/?@]+@|.*[?&]password=", url):
             raise ValueError(

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, WrapValidator
 
-from service import timestamps
+from service import proxies, timestamps
 
 PREFIX = "ALERTWELL_"
 
@@ -108,6 +108,15 @@ def _splits(url: str) -> bool:
         return bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         return False
+
+
+def proxy(value: object) -> str:
+    proxies.parse(str(value))
+    return str(value)
+
+
+def no_proxy(value: object) -> tuple[str, ...]:
+    return proxies.bypasses(value if isinstance(value, str) else ",".join(_strings(value)))
 
 
 def resource(value: object) -> str:

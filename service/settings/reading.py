@@ -123,8 +123,8 @@ def _one_line(error: ValidationError, values: Mapping[str, Any]) -> str:
     field = str(first["loc"][0])
     if first["type"].startswith("byte_size"):
         message = "must be a number of bytes, or a size such as 32MiB or 64kB"
-    # A client id that is no GUID may be the secret in the wrong place.
-    hidden = field == "client_id" or (
+    # A client id that is no GUID may be the secret in the wrong place, and a proxy's address may hold its password.
+    hidden = field in ("client_id", "proxy_url") or (
         field in fields.Settings.model_fields and _is_secret(fields.Settings.model_fields[field])
     )
     text = re.sub(r"//[^/@]*@", "//…@", str(values.get(field, ""))[:100])

@@ -39,7 +39,7 @@ async def take_back(connection: pool.Connection, streams: Sequence[tuple[UUID, s
         """
         WITH reset AS (
             UPDATE alertwell.stream s
-            SET coverage = '{}', failures = 0, state = 'new', state_reason = NULL, state_since = now()
+            SET coverage = '{}', failures = 0, state = 'new', state_reason = NULL, cause = NULL, state_since = now()
             FROM unnest($1::uuid[], $2::text[]) AS i (tenant_id, source)
             WHERE s.tenant_id = i.tenant_id AND s.source = i.source
             RETURNING s.tenant_id, s.source

@@ -105,7 +105,7 @@ async def overview(database: pool.Database, *, ttl: float) -> Overview:
     attention = await fetch(
         database,
         """
-        SELECT tenant_id, tenant_name, source, state, state_reason, state_since
+        SELECT tenant_id, tenant_name, source, state, cause, state_reason, state_since
         FROM soc.coverage WHERE enabled AND state IN ('needs_attention', 'retired')
         ORDER BY state_since, tenant_id, source
         """,
@@ -191,7 +191,7 @@ async def tenant(database: pool.Database, tenant_id: UUID) -> dict[str, Any]:
     streams = await fetch(
         database,
         f"""
-        SELECT c.source, c.enabled, c.state, c.state_reason, c.state_since, s.parameters, c.watermark, c.proven_until,
+        SELECT c.source, c.enabled, c.state, c.cause, c.state_reason, c.state_since, s.parameters, c.watermark, c.proven_until,
                c.data_age_seconds, c.late_arrivals, c.last_success_at, c.next_poll_at,
                {spans.format("wanted")}, {spans.format("coverage")}
         FROM soc.coverage c JOIN alertwell.stream s USING (tenant_id, source)

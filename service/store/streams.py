@@ -42,7 +42,7 @@ async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owne
         rows = await connection.fetch(
             """
             SELECT s.tenant_id, s.source, s.parameters, s.enrolled_at, s.wanted, s.backfill, s.coverage, s.watermark,
-                   s.overlap, s.failures, s.state, s.state_reason, s.gone_since, s.history, p.proven, p.read_to,
+                   s.overlap, s.failures, s.state, s.state_reason, s.cause, s.gone_since, s.history, p.proven, p.read_to,
                    t.name, t.cloud, t.region, t.state AS tenant_state, t.labels, t.external_ref,
                    c.app_id, c.kind, c.sealed, c.version
             FROM alertwell.stream s
@@ -74,6 +74,7 @@ async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owne
             failures=row["failures"],
             state=row["state"],
             state_reason=row["state_reason"],
+            cause=row["cause"],
             gone_since=row["gone_since"],
             history=row["history"],
         )
@@ -105,7 +106,7 @@ async def show_state(
     """Write a stream's state where it changed; its source is there. Raises LeaseLost."""
     async with database.transaction() as connection:
         await leases.fence(connection, lease)
-        await _set_state(connection, lease, source, state, reason, failures, gone=False)
+        await _set_state(connection, lease, source, state, reason, None, failures, gone=False)
 
 
 async def record_failure(
@@ -118,15 +119,17 @@ async def record_failure(
     reason: str,
     failures: int,
     sample: bytes,
+    cause: str | None = None,
     gone: bool | None = False,
 ) -> datetime | None:
     """A poll whose live window failed: its row, the stream's state, a sample of a body that could not be read.
 
+    `cause` is the word of `causes` for what a person must mend, None where nobody must.
     `gone` says whether the source is missing, None that nobody can tell; since when it is comes back.
     """
     async with database.transaction() as connection:
         await leases.fence(connection, lease)
-        since = await _set_state(connection, lease, source, state, reason, failures, gone=gone)
+        since = await _set_state(connection, lease, source, state, reason, cause, failures, gone=gone)
         await _failed_poll(connection, lease, source, poll, reason, sample)
     return since
 
@@ -187,6 +190,7 @@ async def _set_state(
     source: str,
     state: model.StreamState,
     reason: str | None,
+    cause: str | None,
     failures: int,
     *,
     gone: bool | None,
@@ -195,7 +199,7 @@ async def _set_state(
         """
         UPDATE alertwell.stream
         SET state_since = CASE WHEN state = $3 THEN state_since ELSE now() END,
-            state = $3, state_reason = $4, failures = $5,
+            state = $3, state_reason = $4, failures = $5, cause = $7,
             gone_since = CASE WHEN $6 THEN coalesce(gone_since, now()) WHEN $6 IS NULL THEN gone_since END
         WHERE tenant_id = $1 AND source = $2
         RETURNING gone_since
@@ -206,6 +210,7 @@ async def _set_state(
         rejects.holdable(reason),
         failures,
         gone,
+        cause,
     )
     return since
 

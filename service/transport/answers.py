@@ -72,12 +72,13 @@ def failure(
         waits = [
             seconds for seconds in (retry_after(headers, clock), _said(text, clock)) if seconds is not None
         ]
+        until = f" until {clock + timedelta(seconds=max(waits)):%H:%M} UTC" if waits else ""
         return errors.Throttled(
-            "the API's quota is used up (429)", status=status, retry_after=max(waits) if waits else None
+            f"throttled by Microsoft{until} (429)", status=status, retry_after=max(waits) if waits else None
         )
     if status == 401:
         return errors.Attention(
-            "the API refuses a new token (401): the app is not allowed for this API in that tenant, "
+            "the API refuses a new token (401): our app is not allowed for this API in this tenant, "
             "the token's audience does not fit, or a parameter of the stream is wrong",
             code="unauthorized",
             status=status,
@@ -87,7 +88,7 @@ def failure(
     if status in (404, 410):
         return errors.Gone(f"the API is not there ({status})", status=status)
     if status == 407:
-        return errors.Attention("the proxy wants a sign-in (407)", code="proxy", status=status)
+        return errors.Transient("a proxy wants a sign-in (407); is ALERTWELL_PROXY_URL right?", status=status)
     if status in (408, 425) or status >= 500 or status < 200:
         return errors.Transient(
             f"the API has a fault ({status})", status=status, retry_after=retry_after(headers, clock)
@@ -152,9 +153,7 @@ def _redirect(status: int, location: str) -> errors.PollFailure:
     shown = "".join(c for c in host[:100] if c.isascii() and (c.isalnum() or c in ".- "))
     message = f"the API redirects ({status}) to {shown}, which is not followed"
     if status in (301, 308):
-        return errors.Attention(
-            f"{message}; check the tenant's cloud and region", code="redirected", status=status
-        )
+        return errors.Attention(message, code="redirected", status=status)
     return errors.Transient(message, status=status)
 
 
@@ -175,7 +174,7 @@ def _forbidden(text: str) -> errors.Attention:
             else "that the API needs"
         )
         return errors.Attention(
-            f"the app has no role {roles} in that tenant (403); an admin of the customer has to consent to it",
+            f"the token is fine but lacks {roles} (403)",
             code="role_missing",
             status=403,
         )

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import io
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 from uuid import UUID
 
@@ -24,8 +22,8 @@ import aiohttp
 import stamina
 import yarl
 
-from service import clouds, errors, model
-from service.transport import answers, budget, inflate, pace
+from service import clouds, errors, model, proxies
+from service.transport import answers, budget, faults, inflate, pace
 
 _ATTEMPTS: Final = 3
 _RETRY_TIME: Final = 15.0
@@ -46,36 +44,6 @@ class TokenProvider(Protocol):
         """The API refused this token."""
 
 
-class _Broken(errors.Transient):
-    """The connection failed or ended in the middle of an answer: worth a quick second try."""
-
-
-def open_session(ca_file: Path | None, *, connections: int = 512) -> aiohttp.ClientSession:
-    """The one HTTP session of the process, to be closed by whoever opens it; call it inside the event loop.
-
-    Trusts `ca_file`, or else what the system trusts; ignores proxies and netrc of the environment; keeps no
-    cookies; decompresses nothing by itself. Raises errors.BadSetting for a file without certificates.
-    """
-    try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except (OSError, ValueError):
-        raise errors.BadSetting(
-            f"ALERTWELL_CA_FILE: {ca_file} cannot be read as certificates in PEM form"
-        ) from None
-    return aiohttp.ClientSession(
-        # Polls come every minute or so: connections are kept a little longer.
-        connector=aiohttp.TCPConnector(
-            ssl=context, limit=connections, keepalive_timeout=75, ttl_dns_cache=60
-        ),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": "alertwell"},
-        # Time is measured by whoever sends, who knows what should not count.
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
-        trust_env=False,
-        auto_decompress=False,
-    )
-
-
 class Client:
     """Sends requests of any tenant; for use by any number of tasks at once."""
 
@@ -87,6 +55,7 @@ class Client:
         bytes_in_flight: budget.ByteBudget,
         *,
         paces: pace.Pace | None = None,
+        proxy: proxies.Proxy | None = None,
         timeout: float = 60.0,
         observe: Callable[[str, str, float, int], None] | None = None,
     ) -> None:
@@ -100,6 +69,7 @@ class Client:
         self._endpoints = endpoints
         self._budget = bytes_in_flight
         self._pace = paces or pace.Pace()
+        self._proxy = proxy
         self._timeout = timeout
         self._observe = observe
 
@@ -149,6 +119,10 @@ class Client:
             await self._pace.wait(access.tenant.tenant_id, request.quota_group)
             try:
                 return await self._observed(request, url, token, share)
+            except errors.Throttled as failure:
+                ours = self._pace.account(access.tenant.tenant_id, request.quota_group)
+                said = f"{failure}; {ours}" if ours else str(failure)
+                raise errors.Throttled(said, status=failure.status, retry_after=failure.retry_after) from None
             except errors.Attention as refusal:
                 if refusal.status != 401:
                     raise
@@ -183,18 +157,20 @@ class Client:
             "Accept-Encoding": inflate.ACCEPTED,
             "Authorization": f"Bearer {token}",
         }
+        proxy = self._proxy if self._proxy and self._proxy.for_url(str(url)) else None
+        via: dict[str, Any] = {"proxy": proxy.url, "proxy_headers": proxy.headers} if proxy else {}
         try:
             async with (
                 asyncio.timeout(self._timeout) as limit,
                 self._session.get(
-                    url, headers=headers, allow_redirects=False, auto_decompress=False
+                    url, headers=headers, allow_redirects=False, auto_decompress=False, **via
                 ) as response,
             ):
                 if response.status not in answers.WHOLE_OR_PART:
                     await self._refused(response)
                 return await self._read(response, share, limit)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            fault = _fault(error)
+            fault = faults.fault(error, url.host or "", proxy)
         # Outside of the except block: the original holds the request, and with it the token.
         raise fault
 
@@ -248,7 +224,7 @@ class Client:
             for piece in inflater.finish():
                 await keep(piece)
         except (inflate.Truncated, aiohttp.ClientPayloadError):
-            fault: errors.Transient = _Broken(
+            fault: errors.Transient = faults.Broken(
                 "the answer ended in the middle", status=200, sample=_sample(body)
             )
         except inflate.Unreadable as error:
@@ -286,26 +262,7 @@ def _sample(body: io.BytesIO) -> bytes:
 
 
 def _is_passing(error: Exception) -> bool:
-    if isinstance(error, _Broken):
+    if isinstance(error, faults.Broken):
         return True
     short = isinstance(error, errors.Transient) and (error.retry_after or 0.0) <= _SHORT_WAIT
     return short and getattr(error, "status", None) in (502, 503, 504)
-
-
-def _fault(error: Exception) -> errors.PollFailure:
-    """The error for a request that brought no whole answer; its text has the kind of the fault only."""
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        if answers.unresolved(error.os_error):
-            return errors.Gone("the API's host name does not exist any more")
-        return errors.Transient("the API's host name cannot be looked up now")
-    if isinstance(error, aiohttp.ClientSSLError):
-        return errors.Transient(
-            "the API's TLS certificate is not trusted, or TLS fails; behind a proxy set CA_FILE"
-        )
-    if isinstance(error, TimeoutError):
-        return errors.Transient("the API did not answer in time")
-    if isinstance(error, aiohttp.ClientResponseError):
-        return errors.Transient("what answers is not HTTP as it should be")
-    if isinstance(error, aiohttp.ClientError | OSError):
-        return _Broken(f"the API cannot be reached, or ended the connection ({type(error).__name__})")
-    return errors.Transient(f"the answer cannot be used ({type(error).__name__})")

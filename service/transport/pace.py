@@ -7,6 +7,7 @@ all streams of a tenant run on one.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +19,8 @@ from service import errors
 
 _BURST: Final = 0.2
 """Part of a quota that may be used at once; the rest comes evenly. Both together never exceed it in any span."""
+
+_MINUTE: Final = 60.0
 
 _LONGEST_WAIT: Final = 20.0
 """Seconds that a request waits here; a longer one gives its slot to another tenant and comes again."""
@@ -37,11 +40,14 @@ class Pace:
     def __init__(self, quotas: Mapping[str, tuple[Quota, ...]] | None = None) -> None:
         self._quotas = dict(quotas or {})
         self._limiters: dict[UUID, dict[str, list[aiolimiter.AsyncLimiter]]] = {}
+        self._sent: dict[UUID, dict[str, list[float]]] = {}
+        self._since = time.monotonic()
 
     async def wait(self, tenant_id: UUID, group: str) -> None:
         """Return when a request may go. Raises errors.Throttled where that takes long."""
         quotas = self._quotas.get(group)
         if not quotas:
+            self._note(tenant_id, group)
             return
         of_tenant = self._limiters.setdefault(tenant_id, {})
         if group not in of_tenant:
@@ -56,9 +62,30 @@ class Pace:
                 retry_after=max(quota.seconds / quota.calls for quota in quotas),
             ) from None
 
+        self._note(tenant_id, group)
+
+    def account(self, tenant_id: UUID, group: str) -> str:
+        """What we asked of a quota that the API calls used up, for people; nothing where we have not looked on for a minute."""
+        now = time.monotonic()
+        if now - self._since < _MINUTE:
+            return ""
+        sent = self._sent.get(tenant_id, {}).get(group, [])
+        count = sum(at > now - _MINUTE for at in sent)
+        said = f"we made {count} call{'' if count == 1 else 's'} in the last minute"
+        quotas = self._quotas.get(group, ())
+        # a longer quota may be used up by what we sent before
+        ours = any(count >= quota.calls * _MINUTE / quota.seconds for quota in quotas)
+        return said if ours or not quotas else f"{said}, so another app shares this quota"
+
     def forget(self, tenant_id: UUID) -> None:
         """Drop what is kept of a tenant."""
         self._limiters.pop(tenant_id, None)
+        self._sent.pop(tenant_id, None)
+
+    def _note(self, tenant_id: UUID, group: str) -> None:
+        of_tenant = self._sent.setdefault(tenant_id, {})
+        now = time.monotonic()
+        of_tenant[group] = [at for at in of_tenant.get(group, ()) if at > now - _MINUTE] + [now]
 
 
 def _limiter(quota: Quota) -> aiolimiter.AsyncLimiter:

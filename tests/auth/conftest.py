@@ -15,7 +15,7 @@ import pytest
 from service import clouds, model
 from service.auth import modes, tokens
 from service.simulator import credentials, server, world
-from service.transport import client
+from service.transport import session as sessions
 from tests.auth.trust import CLUSTER, SUBJECT
 from tests.simulator import keys
 
@@ -44,7 +44,7 @@ async def sim(shown: world.World, tmp_path: Path) -> AsyncIterator[server.Simula
 @pytest.fixture
 async def session(sim: server.Simulator) -> AsyncIterator[aiohttp.ClientSession]:
     """The process's HTTP session, which trusts the simulator."""
-    async with client.open_session(sim.ca_file) as opened:
+    async with sessions.open_session(sim.ca_file) as opened:
         yield opened
 
 

@@ -155,8 +155,9 @@ def test_table() -> None:
     """Every sentence is one line that a person can act on, every word is stable in form."""
     for verdict in [*aadsts.BY_NUMBER.values(), *aadsts.BY_ERROR.values(), aadsts.UNKNOWN]:
         assert verdict.code.replace("_", "").isalpha()
-        assert "\n" not in verdict.sentence
-        assert not verdict.sentence.endswith(".")
+        sentence = verdict.sentence("AADSTS1")
+        assert "\n" not in sentence
+        assert not sentence.endswith(".")
 
 
 @pytest.mark.parametrize("body", [{}, {"error": 7}, {"error": None}, {"error": ["x"]}])

@@ -20,7 +20,7 @@ from aiohttp import web
 from service import clouds, errors, model
 from service.auth import modes, tokens
 from service.simulator import server
-from service.transport import client
+from service.transport import session as sessions
 
 SECRET = "a-very-secret-value"
 TENANT = uuid.UUID("11111111-1111-1111-1111-111111111111")
@@ -77,7 +77,7 @@ async def bad(tmp_path: Path) -> AsyncIterator[Bad]:
 @pytest.fixture
 async def asks(bad: Bad, tmp_path: Path) -> AsyncIterator[Make]:
     """Makes Tokens that ask the bad service."""
-    async with client.open_session(tmp_path / "ca.pem") as session:
+    async with sessions.open_session(tmp_path / "ca.pem") as session:
         made: list[tokens.Tokens] = []
 
         def build(**changes: Any) -> tokens.Tokens:
@@ -236,7 +236,7 @@ def test_bad_ca_file(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_text("no certificate")
     with pytest.raises(errors.BadSetting, match="CA_FILE"):
-        client.open_session(file)
+        sessions.open_session(file)
 
 
 @pytest.mark.parametrize("form", ["v2", "v1"])
@@ -300,7 +300,7 @@ async def test_session_has_no_cookies(asks: Make, bad: Bad, tmp_path: Path) -> N
     await made.token(CONTOSO, "siem")
     made.forget(TENANT)
     await made.token(CONTOSO, "siem")
-    async with client.open_session(tmp_path / "ca.pem") as session:
+    async with sessions.open_session(tmp_path / "ca.pem") as session:
         for _ in range(2):
             async with session.get(f"{bad.url}/x") as response:
                 await response.read()

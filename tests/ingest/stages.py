@@ -25,6 +25,7 @@ from service.simulator import cases, filing, server, ticks, world
 from service.sources import registry
 from service.store import leases, pool, ranges, storing, streams, tenants
 from service.transport import budget, client
+from service.transport import session as sessions
 from tests.ingest.waiting import until
 
 CONTOSO = "11111111-1111-1111-1111-111111111111"
@@ -394,7 +395,7 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     """A bench with a real client and real tokens."""
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(client.open_session(simulator.ca_file))
+        session = await stack.enter_async_context(sessions.open_session(simulator.ca_file))
         hosts = clouds.Endpoints(
             {
                 "authority": simulator.authority_url,

@@ -122,3 +122,22 @@ async def test_a_pending_tenant_is_not_polled(stage):
         await stage.well(CONTOSO)
     assert stage.simulator.siem_requests[FABRIKAM] == 0
     assert (await stage.books.stream(FABRIKAM))["state"] == "new"
+
+
+async def test_the_cause_stands_beside_the_sentence_and_ends_with_it(stage):
+    """A word for alarms, a sentence with the command for people; both go when consent is there."""
+    stage.shown.tenants[FABRIKAM].consented.clear()
+    await stage.enrol(FABRIKAM)
+    async with stage.collecting() as collector:
+        row = await shows(stage, FABRIKAM, "needs_attention")
+        assert row["cause"] == "app_not_in_tenant"
+        assert row["state_reason"].startswith("our app is not in this tenant (AADSTS700016)")
+        assert row["state_reason"].endswith("Send: alertwell tenants invite Fabrikam")
+        counted = "alertwell_streams_needing_attention{cause=app_not_in_tenant}"
+        await until(lambda: stages.series(collector.metrics).get(counted) == 1)
+        stage.shown.tenants[FABRIKAM].consented.add(stage.shown.app.app_id)
+        await tenants.set_state(stage.database, UUID(FABRIKAM), "paused")
+        await tenants.set_state(stage.database, UUID(FABRIKAM), "active")
+        await shows(stage, FABRIKAM, "ok")
+    row = await stage.books.stream(FABRIKAM)
+    assert (row["cause"], row["state_reason"]) == (None, None)

@@ -65,7 +65,7 @@ def test_a_part(warning: str | None, said: str | None) -> None:
         (401, errors.Attention),
         (403, errors.Attention),
         (404, errors.Gone),
-        (407, errors.Attention),
+        (407, errors.Transient),
         (408, errors.Transient),
         (410, errors.Gone),
         (414, errors.Refused),
@@ -156,7 +156,7 @@ def test_longest_wait() -> None:
         (
             b'{"error":{"message":"Missing application roles. API required roles: Alert.Read.All,Alert.ReadWrite.All, roles: "}}',
             "role_missing",
-            "Alert.Read.All or Alert.ReadWrite.All in",
+            "lacks Alert.Read.All or Alert.ReadWrite.All",
         ),
         (b"Missing application roles", "role_missing", "that the API needs"),
         (b'{"error":{"message":"No active license found"}}', "no_licence", "licence"),

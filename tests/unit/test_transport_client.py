@@ -27,6 +27,7 @@ from service import clouds, errors, model
 from service.auth import modes, tokens
 from service.simulator import server, world
 from service.transport import budget, client, pace
+from service.transport import session as sessions
 
 TENANT = uuid.UUID("11111111-1111-1111-1111-111111111111")
 CONTOSO = model.Access(model.Tenant(TENANT, "Contoso", region="eu"))
@@ -95,7 +96,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 @pytest.fixture
 async def session(api: Api) -> AsyncIterator[aiohttp.ClientSession]:
     """A session that trusts the server."""
-    async with client.open_session(api.ca_file) as opened:
+    async with sessions.open_session(api.ca_file) as opened:
         yield opened
 
 
@@ -463,7 +464,7 @@ async def test_nobody_listens(
 async def test_untrusted(api: Api, purse: Purse, bytes_: budget.ByteBudget) -> None:
     """A certificate of an unknown CA gets no token, and the message says where to set one."""
     api.handlers = [answering()]
-    async with client.open_session(None) as session:
+    async with sessions.open_session(None) as session:
         failed = await fails(client.Client(session, purse, clouds.Endpoints({"siem": api.url}), bytes_))
     assert "CA_FILE" in str(failed)
     assert not api.seen
@@ -538,7 +539,7 @@ async def test_the_whole_way(tmp_path: Path) -> None:
     shown.add_tenant(str(TENANT), "Contoso", rate=5.0, history=3600.0)
     async with (
         server.Simulator(shown, directory=tmp_path / "sim") as sim,
-        client.open_session(sim.ca_file) as session,
+        sessions.open_session(sim.ca_file) as session,
     ):
         endpoints = clouds.Endpoints({"authority": sim.authority_url, "siem": sim.siem_url})
         shared = modes.SharedApp(shown.app.app_id, shown.app.secret)
