@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from service import errors
-from service.cli import adding, database, epilog, output
+from service.cli import actors, adding, database, epilog, output
 
 if TYPE_CHECKING:
     from service import model
@@ -197,8 +197,10 @@ def remove(
 
     async def act(opened: pool.Database) -> dict[str, int]:
         if purge:
-            return await stored.purge(opened, found["tenant_id"])
-        await stored.set_state(opened, found["tenant_id"], "removed", reason="removed by hand")
+            return await stored.purge(opened, found["tenant_id"], actor=actors.person())
+        await stored.set_state(
+            opened, found["tenant_id"], "removed", reason="removed by hand", actor=actors.person()
+        )
         return {}
 
     deleted = database.work(loaded, act)
@@ -236,7 +238,7 @@ def _set_state(who: str, state: model.TenantState, *, refuse: Mapping[str, str])
             raise errors.BadInput(f"{found['name']} ({found['tenant_id']}): {refuse[found['state']]}")
         if found["state"] == state:
             return found, False
-        await stored.set_state(opened, found["tenant_id"], state)
+        await stored.set_state(opened, found["tenant_id"], state, actor=actors.person())
         return found, True
 
     found, changed = database.work(settings.load(), act)

@@ -8,7 +8,7 @@ from typing import Any
 
 from service import model
 from service.intervals import Intervals
-from service.store import leases, pool, ranges, streams
+from service.store import audit, leases, pool, ranges, streams
 
 
 async def enrol(
@@ -42,6 +42,15 @@ async def enrol(
             dict(parameters),
             ranges.encode(Intervals.of((since, None))),
         )
+        if added:
+            detail = {"source": source, "since": since.isoformat()}
+            await audit.record(
+                connection,
+                actor=audit.DAEMON,
+                action="stream.fallback",
+                tenant_id=lease.tenant_id,
+                detail=detail,
+            )
     if not added:
         return None
     loaded = await streams.load(database, [lease.tenant_id])

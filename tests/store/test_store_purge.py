@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from service import errors, model
-from service.store import feed, pool, storing, streams, tenants
+from service.store import enrolments, feed, pool, storing, streams, tenants
 from tests.store import rows
 
 
@@ -30,7 +30,7 @@ async def test_purge_leaves_one_change_and_nothing_else(
             sample=b"",
         )
     key = one.lease.tenant_id
-    await tenants.enrol(database, [rows.enrolment(1, app_id="app", sealed=b"s")], lookback=rows.LOOKBACK)
+    await enrolments.enrol(database, [rows.enrolment(1, app_id="app", sealed=b"s")], lookback=rows.LOOKBACK)
     async with rows.reader(admin_url, key, other.lease.tenant_id) as reader:
         deleted = await tenants.purge(database, key)
         assert {
