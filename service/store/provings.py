@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from service import model
-from service.store import audit, consents, enrolments, invitations, pool
+from service.store import audit, consents, enrolments, invitations, leases, pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ async def claim(
 ) -> list[invitations.Invitation]:
     """Take given invitations whose proof is due; no other replica takes them while this one lives.
 
-    `busy` are those that this replica proves already, `ttl` the seconds after which a silent replica counts as dead.
+    `busy` are those that this replica proves already, `ttl` the seconds after which a silent replica counts as dead. A proof
+    whose end could not be written is tried again after a minute.
     """
     async with database.transaction() as connection:
         rows = await connection.fetch(
@@ -40,7 +41,8 @@ async def claim(
                 ORDER BY d.next_proof_at LIMIT $2
                 FOR UPDATE SKIP LOCKED
             )
-            UPDATE alertwell.invitation i SET prover = $1, proofs = i.proofs + 1, updated_at = now()
+            UPDATE alertwell.invitation i
+            SET prover = $1, proofs = i.proofs + 1, next_proof_at = now() + interval '1 minute', updated_at = now()
             FROM due WHERE i.invitation_id = due.invitation_id
             RETURNING {invitations.COLUMNS}
             """,  # noqa: S608 - made of constants
@@ -143,6 +145,36 @@ async def postpone(
                 given_up=given_up,
             )
     return not given_up
+
+
+async def heal(database: pool.Database, tenant_id: UUID, *, actor: str, detail: Mapping[str, Any]) -> bool:
+    """An enrolled tenant has been read by hand: pending becomes active, and whoever waits for a person is polled at once.
+
+    Whether there was anything to heal comes back.
+    """
+    async with database.transaction() as connection:
+        activated = await connection.fetchval(
+            """
+            UPDATE alertwell.tenant
+            SET state = 'active', state_reason = NULL, consented_at = coalesce(consented_at, now()), updated_at = now()
+            WHERE tenant_id = $1 AND state = 'pending' RETURNING true
+            """,
+            tenant_id,
+        )
+        waits = await connection.fetchval(
+            """
+            SELECT true FROM alertwell.stream s JOIN alertwell.tenant t ON t.tenant_id = s.tenant_id AND t.state = 'active'
+            WHERE s.tenant_id = $1 AND s.enabled AND s.state = 'needs_attention' LIMIT 1
+            """,
+            tenant_id,
+        )
+        if activated:
+            await audit.record(
+                connection, actor=actor, action="consent.proven", tenant_id=tenant_id, detail=detail
+            )
+        if activated or waits:
+            await leases.changed(connection, [tenant_id])
+    return bool(activated or waits)
 
 
 async def _enrolment(
