@@ -256,8 +256,8 @@ async def _quietly(call: Callable[[], Coroutine[Any, Any, None]]) -> None:
 def run(config: settings.Settings, *, embedded: bool = False) -> int:
     """The daemon: until SIGTERM or SIGINT, which end it in peace; the second one ends it at once. The exit code comes back."""
     log.configure(config.log_level, config.log_format)
-    for line in settings.unknown():
-        _log.warning("unknown_setting", problem=line)
+    for problem in settings.unknown():
+        _log.warning("unknown_setting", problem=problem)
     return process.run_until_signalled(lambda stop: _serve(config, stop, embedded=embedded))
 
 

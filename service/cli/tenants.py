@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from service import errors
-from service.cli import actors, adding, database, epilog, output
+from service.cli import actors, adding, checking, database, epilog, inviting, output
 
 if TYPE_CHECKING:
     from service import model
@@ -18,18 +18,23 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Enrol tenants, look at them, pause and remove them.",
+    help="Invite and enrol tenants, look at them, pause and remove them.",
     epilog=epilog.lines(
         """
         Examples:
           alertwell tenants add 11111111-1111-1111-1111-111111111111 Contoso --region eu
           alertwell tenants import customers.csv --dry-run
+          alertwell tenants invite Contoso
           alertwell tenants list
         """
     ),
 )
 app.command(epilog=adding.ADD_EPILOG)(adding.add)
 app.command("import", epilog=adding.IMPORT_EPILOG)(adding.import_)
+app.command(epilog=inviting.INVITE_EPILOG)(inviting.invite)
+app.command(epilog=inviting.INVITATIONS_EPILOG)(inviting.invitations)
+app.command(epilog=inviting.WITHDRAW_EPILOG)(inviting.withdraw)
+app.command(epilog=checking.CHECK_EPILOG)(checking.check)
 
 STATES: Final = ("pending", "active", "paused", "removed")
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from service import model
-from service.store import audit, enrolments, pool
+from service.store import audit, enrolments, pool, reports
 
 State = Literal["open", "given", "proven", "refused", "expired", "withdrawn"]
 Form = Literal["v2", "v1", "plain", "legacy"]
@@ -157,6 +157,35 @@ async def unsettled(database: pool.Database, text: str) -> list[Invitation]:
         tenant_id,
         text,
         UNSETTLED,
+    )
+
+
+async def listed(database: pool.Database, invitation_id: UUID | None = None) -> list[dict[str, Any]]:
+    """All invitations, or one of them, the newest first, as soc.invitations shows them."""
+    return await reports.fetch(
+        database,
+        """
+        SELECT s.*, i.updated_at FROM soc.invitations s JOIN alertwell.invitation i USING (invitation_id)
+        WHERE $1::uuid IS NULL OR s.invitation_id = $1 ORDER BY s.created_at DESC, lower(s.name)
+        """,
+        invitation_id,
+    )
+
+
+async def first_windows(
+    database: pool.Database, tenant_id: UUID, sources: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Those of these streams that have read a live window, with the alerts that are held of each."""
+    return await reports.fetch(
+        database,
+        """
+        SELECT c.source,
+               (SELECT count(*) FROM alertwell.alert a WHERE a.tenant_id = c.tenant_id AND a.source = c.source) AS alerts
+        FROM soc.coverage c
+        WHERE c.tenant_id = $1 AND c.source = ANY ($2::text[]) AND c.last_success_at IS NOT NULL ORDER BY c.source
+        """,
+        tenant_id,
+        sources,
     )
 
 
