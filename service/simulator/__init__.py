@@ -9,7 +9,8 @@ world over HTTPS).
     runs       alerts in order of time: generated, bulk or given one by one
     stories    alerts as JSON, from the playbooks; the same story gives the same bytes
     ticks      exact time, and a clock to turn by hand        dice   seeded chance
-    entra      the token service        siem       "pull detections"
+    directory  apps, tenants, people and what they decide  credentials  secrets, certificates, federations
+    entra      tokens, sign-in and consent        siem       "pull detections"
     mde xdr graph        the APIs of mutable alerts and incidents; `defender` and `odata` are what they share
     lives      what becomes of an alert and an incident        cases   all versions of a run of them
     casebook   what these APIs show of a tenant, and the truth  filing  records and changes filed one by one

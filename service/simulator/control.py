@@ -26,7 +26,7 @@ from aiohttp import web
 from service.simulator import answers, chaos, ticks
 
 if TYPE_CHECKING:
-    from service.simulator import cases, server, world
+    from service.simulator import cases, directory, server, world
 
 _MUTABLE: tuple[cases.Api, ...] = ("mde", "xdr", "graph")
 
@@ -166,7 +166,7 @@ def _change(simulator: server.Simulator, wanted: Faults) -> Mapping[str, Any]:
     return {"api": changed.api, "token": changed.token, "planned": len(wanted.plan)}
 
 
-def _tenant(shown: world.World, name: str) -> world.Tenant:
+def _tenant(shown: world.World, name: str) -> directory.Tenant:
     tenant = shown.find(name)
     if tenant is None:
         raise ValueError(f"no such tenant: {name[:60]!r}")

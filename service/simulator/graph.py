@@ -27,7 +27,18 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from service.simulator import answers, casebook, chaos, defender, lives, odata, ticks, tokens, world
+from service.simulator import (
+    answers,
+    casebook,
+    chaos,
+    defender,
+    directory,
+    lives,
+    odata,
+    ticks,
+    tokens,
+    world,
+)
 from service.simulator.forms import graph
 
 ALERTS_DOCUMENTED = defender.Choices(
@@ -78,7 +89,7 @@ class Graph(defender.Surface):
     """The API of a world."""
 
     surface = "graph"
-    resource = world.GRAPH_RESOURCE
+    resource = directory.GRAPH_RESOURCE
 
     def __init__(self, shown: world.World, signer: tokens.Signer, choices: Choices) -> None:
         super().__init__(shown, signer, choices.alerts, refused_count=True)

@@ -23,7 +23,6 @@ from service.simulator import (
     chaos,
     control,
     defender,
-    entra,
     graph,
     mde,
     siem,
@@ -32,6 +31,7 @@ from service.simulator import (
     world,
     xdr,
 )
+from service.simulator.entra import endpoints
 
 _Asked = tuple[chaos.Surface, str]
 _Waiter = tuple[str, int, asyncio.Future[None]]
@@ -83,7 +83,7 @@ class Simulator:
         self._prepare = prepare
         self._waiters: list[_Waiter] = []
         self._signer = tokens.Signer()
-        self._entra = entra.Entra(shown, self._signer)
+        self._entra = endpoints.Entra(shown, self._signer)
         self.siem = siem.Siem(shown, self._signer, choices or siem.Choices())
         self.api_requests: collections.Counter[_Asked] = collections.Counter()
         self._surfaces = _surfaces(shown, self._signer, mde, xdr, graph)

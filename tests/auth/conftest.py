@@ -14,7 +14,7 @@ import pytest
 
 from service import clouds, model
 from service.auth import modes, tokens
-from service.simulator import server, world
+from service.simulator import credentials, server, world
 from service.transport import client
 
 CONTOSO = "11111111-1111-1111-1111-111111111111"
@@ -94,6 +94,6 @@ def new_secret(shown: world.World) -> Callable[[str], None]:
     """Gives the shared app another secret at Entra."""
 
     def change(value: str) -> None:
-        shown.register(dataclasses.replace(shown.app, secrets=(world.Secret(value),)))
+        shown.register(dataclasses.replace(shown.app, secrets=(credentials.Secret(value),)))
 
     return change
