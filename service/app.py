@@ -21,6 +21,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from service import errors, line, log, parts, process, settings
+from service.auth import claims
 from service.ingest import ownership, plan, proving, reading, retention, scheduler, sequencer, worker
 from service.metrics import Metrics
 from service.sources import registry
@@ -131,7 +132,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             ttl=ttl,
             forget=forget,
         )
-        answers = proving.Line(door.tokens, door.sender, registry.SOURCES, desk.clock)
+        answers = proving.Line(door.tokens, door.sender, registry.SOURCES, claims.lacks, desk.clock)
         proofs = proving.Proving(answers, control, replica_id, ttl=ttl, lookback=config.initial_lookback)
         public_port = await stack.enter_async_context(_callback(config, control, measured))
         # from here on, what was started has to end in peace

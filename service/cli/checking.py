@@ -101,13 +101,14 @@ def check(
 
 async def _check(opened: pool.Database, loaded: Settings, who: str | None) -> list[Checked]:
     from service import line, metrics
+    from service.auth import claims
     from service.ingest import proving
     from service.sources import registry
 
     subjects = await _everyone(opened) if who is None else [await _one(opened, who)]
     places = asyncio.Semaphore(_AT_ONCE)
     async with line.open_line(loaded, metrics.Metrics("0")) as door:
-        through = proving.Line(door.tokens, door.sender, registry.SOURCES)
+        through = proving.Line(door.tokens, door.sender, registry.SOURCES, claims.lacks)
 
         async def one(subject: Subject) -> Checked:
             async with places:

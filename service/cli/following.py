@@ -19,12 +19,16 @@ async def follow(opened: pool.Database, invitation: invitations.Invitation) -> i
         f"\nwaiting for {output.printable(invitation.name)} (Ctrl-C ends the waiting, not the invitation)"
     )
     said: tuple[str, str | None, int] | None = None
+    given = None
     while True:
         rows = await invitations.listed(opened, invitation.invitation_id)
         if not rows:
             output.say("purged: the tenant was removed with all that is held of it")
             return 1
         [row] = rows
+        if row["used_at"] != given:  # seen in whatever state: a proof may be quicker than we look
+            given = row["used_at"]
+            output.say(f"{output.when(given)} consent given; asking Entra for a token of the tenant")
         now = (row["state"], row["state_reason"], row["proofs"])
         if now != said:
             said = now
@@ -42,10 +46,8 @@ def _line(state: str, reason: str | None, proofs: int) -> str | None:
     match state:
         case "open":
             return None
-        case "given" if not proofs:
-            return "consent given; asking Entra for a token of the tenant"
         case "given":
-            return f"attempt {proofs}: {reason}" if reason else f"attempt {proofs} under way"
+            return f"attempt {proofs}: {reason}" if reason else None
         case "proven":
             return "proven: a token of the tenant, its roles, and one call for each source"
         case _:

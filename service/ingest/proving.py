@@ -7,7 +7,7 @@ for a fresh consent, for `alertwell tenants check`, and whatever else wants to k
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -52,6 +52,8 @@ class Line:
     tokens: Tokens
     sender: reading.Sender
     sources: Mapping[str, contract.Source]
+    lacks: Callable[[str, Collection[str]], bool]
+    """Whether a token shows none of these roles, as `auth.claims.lacks`."""
     clock: Clock = field(default_factory=reading.Clock)
 
 
@@ -112,10 +114,23 @@ async def prove(line: Line, tenant_id: UUID, readings: Mapping[str, accesses.Rea
 async def _source(line: Line, name: str, each: accesses.Reading) -> list[Step]:
     source = line.sources[name]
     try:
-        await line.tokens.token(each.access, source.service)
+        token = await line.tokens.token(each.access, source.service)
+        if line.lacks(token, source.roles):
+            raise errors.Attention(
+                f"the app has no role {' or '.join(sorted(source.roles))} in that tenant; "
+                "an admin of the customer has to consent to it",
+                code="role_missing",
+            )
     except errors.PollFailure as failure:
         return [_failed(name, "token", failure)]
-    steps = [Step(name, "token", True, f"a token of the tenant for the {source.service} API")]
+    steps = [
+        Step(
+            name,
+            "token",
+            True,
+            f"a token of the tenant for the {source.service} API, with a role to read with",
+        )
+    ]
     until = timestamps.floor_ms(line.clock.now())
     window = model.Window(until - WINDOW, until)
     try:

@@ -170,6 +170,27 @@ CONTRACT = {
         "consented_at": STAMP,
         "sources": "text[]",
     },
+    "audit": {
+        "audit_id": "bigint",
+        "at": STAMP,
+        "actor": "text",
+        "action": "text",
+        "tenant_id": "uuid",
+        "tenant_name": "text",
+        "detail": "jsonb",
+    },
+    "invitations": {
+        "invitation_id": "uuid",
+        "name": "text",
+        "tenant_id": "uuid",
+        "sources": "text[]",
+        "state": "text",
+        "state_reason": "text",
+        "created_at": STAMP,
+        "created_by": "text",
+        "expires_at": STAMP,
+        "used_at": STAMP,
+    },
 }
 # Rows of these belong to no tenant.
 OF_NOBODY = {"replica", "roster", "schema_version", "alembic_version", "feed_head"}
