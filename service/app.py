@@ -189,9 +189,13 @@ async def _callback(
     config: settings.Settings, database: pool.Database, measured: Metrics
 ) -> AsyncIterator[int | None]:
     """The consent callback on a port of its own, where PUBLIC_PORT asks for it."""
-    if config.public_port is None or config.callback_url is None:
+    if config.public_port is None:
         yield None
         return
+    if config.callback_url is None:
+        raise errors.BadSetting(
+            f"ALERTWELL_PUBLIC_PORT={config.public_port} needs ALERTWELL_PUBLIC_URL, the address that browsers reach it by"
+        )
     sealer = parts.sealer(config)
     if sealer is None:
         raise errors.BadSetting(

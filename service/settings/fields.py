@@ -41,8 +41,8 @@ class Settings(BaseSettings):
     client_secret: forms.Secret | None = None
     """Client secret of that app. Give it as a file: a changed file is read again without a restart."""
     sealing_keys_file: forms.ExistingFile | None = None
-    """File with the keys that seal tenants' own secrets in the database, one a line, newest first; needed
-    once such a secret is stored."""
+    """File with the keys that seal tenants' own secrets in the database and sign invitations, one a line, newest first;
+    needed once there is one."""
     default_sources: Annotated[tuple[str, ...], BeforeValidator(forms.names)] = ("siem",)
     """What a new tenant is read from where none is named; names separated by blanks."""
     fallback_source: Annotated[str, BeforeValidator(forms.name)] | None = None
@@ -163,11 +163,6 @@ class Settings(BaseSettings):
             self.max_bytes_in_flight,
             f"must be at least 2 × MAX_BODY_BYTES ({2 * self.max_body_bytes})",
         )
-        if self.public_port is not None and self.public_url is None:
-            raise ValueError(
-                f"{forms.PREFIX}PUBLIC_PORT={self.public_port} needs {forms.PREFIX}PUBLIC_URL, the address that browsers "
-                "reach it by"
-            )
         if self.public_port and self.public_port == self.http_port:
             raise ValueError(
                 f"{forms.PREFIX}PUBLIC_PORT={self.public_port} must be another port than HTTP_PORT, which stays private"

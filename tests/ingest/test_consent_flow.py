@@ -500,8 +500,11 @@ async def test_two_tenants_cannot_both_take_one_name_by_consent(reception: Recep
     assert set(readings[CONTOSO]) == {"siem"}
 
 
-async def test_public_port_needs_keys(stage: stages.Stage):
-    """Without keys nothing could be signed: the start says how to make them."""
+async def test_public_port_needs_keys_and_an_address(stage: stages.Stage):
+    """Without keys nothing could be signed, without PUBLIC_URL nobody would come: the start says what is missing."""
+    with pytest.raises(errors.BadSetting, match="PUBLIC_PORT=0 needs ALERTWELL_PUBLIC_URL"):
+        async with stage.collecting(public_port=0):
+            pass
     with pytest.raises(errors.BadSetting, match="alertwell seal-key --into FILE"):
         async with stage.collecting(public_url=PUBLIC, public_port=0):
             pass

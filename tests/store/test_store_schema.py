@@ -351,7 +351,7 @@ async def test_changes_has_the_feed_s_columns(pool: asyncpg.Pool):
 
 
 async def test_keys_of_tenant_data_start_with_the_tenant(pool: asyncpg.Pool):
-    """Primary keys and unique constraints begin with tenant_id, so that tables can be distributed by it; but for feed.seq."""
+    """Primary keys and unique constraints begin with tenant_id, but for what can be without a tenant."""
     found = await pool.fetch(
         """
         SELECT indrelid::regclass::text AS relation, (
@@ -365,7 +365,12 @@ async def test_keys_of_tenant_data_start_with_the_tenant(pool: asyncpg.Pool):
         for row in found
         if row["first"] != "tenant_id"
     }
-    assert {one for one in others if one[0] not in OF_NOBODY} == {("feed", "seq"), ("reader", "role")}
+    assert {one for one in others if one[0] not in OF_NOBODY} == {
+        ("feed", "seq"),
+        ("reader", "role"),
+        ("audit", "audit_id"),
+        ("invitation", "invitation_id"),
+    }
 
 
 async def test_alerts_and_changes_have_no_foreign_keys(pool: asyncpg.Pool):
