@@ -22,7 +22,8 @@ APP = "55555555-5555-5555-5555-555555555555"
 
 @pytest.fixture
 def provider(keys, monkeypatch):
-    """The settings of somebody who can be reached."""
+    """The settings of somebody who can be reached, and has sealing keys."""
+    assert keys
     monkeypatch.setenv("ALERTWELL_CLIENT_ID", APP)
     monkeypatch.setenv("ALERTWELL_PUBLIC_URL", "https://alerts.example.com")
 
@@ -31,7 +32,8 @@ def link_of(text: str) -> str:
     return next(word for word in text.split() if "https://login" in word)
 
 
-def test_the_letter_says_what_is_asked(alertwell, provider, listed, fetch):
+@pytest.mark.usefixtures("provider")
+def test_the_letter_says_what_is_asked(alertwell, listed, fetch):
     """The text names the customer, the permission in words, the end of the link and the way back; the tenant is pending."""
     said = alertwell("tenants", "invite", "Contoso", "--tenant", A, "--valid", "30d").stdout
     for part in (
@@ -58,7 +60,8 @@ def test_every_source_has_its_permission_in_words():
     assert all(role in letters.WORDS and "Write" not in role for [role] in asked.values())
 
 
-def test_inviting_again_stops_the_link_before(alertwell, provider, fetch):
+@pytest.mark.usefixtures("provider")
+def test_inviting_again_stops_the_link_before(alertwell, fetch):
     """One customer has one link that works, by name or by id; the command says that the others stopped."""
     alertwell("tenants", "invite", "Contoso")
     again = alertwell("tenants", "invite", "contoso", "--tenant", A)
@@ -77,7 +80,8 @@ def test_inviting_again_stops_the_link_before(alertwell, provider, fetch):
     assert "no open invitation" in alertwell("tenants", "withdraw", "Fabrikam", exit_code=2).stderr
 
 
-def test_an_enrolled_tenant_is_invited_as_it_is(alertwell, provider, listed, fetch):
+@pytest.mark.usefixtures("provider")
+def test_an_enrolled_tenant_is_invited_as_it_is(alertwell, listed, fetch):
     """Its id, cloud, region, sources and labels are those of its row, and nothing of it changes."""
     alertwell(
         "tenants",
@@ -101,7 +105,8 @@ def test_an_enrolled_tenant_is_invited_as_it_is(alertwell, provider, listed, fet
     assert listed() == before
 
 
-def test_many_are_invited_from_a_file(alertwell, provider, tmp_path, fetch):
+@pytest.mark.usefixtures("provider")
+def test_many_are_invited_from_a_file(alertwell, tmp_path, fetch):
     """A CSV in, a CSV with a link each out; a file with anything wrong invites nobody, and every line is named."""
     (tmp_path / "in.csv").write_text(
         f'name,tenant_id,sources,labels\nContoso,{A},,tier=gold\n"Fabrikam, Inc.",,graph_incidents,\n'
@@ -125,6 +130,7 @@ def test_many_are_invited_from_a_file(alertwell, provider, tmp_path, fetch):
     assert len(fetch("SELECT FROM alertwell.invitation")) == 2
 
 
+@pytest.mark.usefixtures("provider")
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -142,7 +148,7 @@ def test_many_are_invited_from_a_file(alertwell, provider, tmp_path, fetch):
         (["Litware"], "is read by an app of its own"),
     ],
 )  # fmt: skip
-def test_bad_invitations_are_refused_in_one_line(alertwell, provider, fetch, tmp_path, arguments, says):
+def test_bad_invitations_are_refused_in_one_line(alertwell, fetch, tmp_path, arguments, says):
     """What cannot be asked for ends with exit code 2 and one line, and nobody is invited."""
     alertwell("tenants", "add", B, "Fabrikam", "--source", "graph_alerts")
     (tmp_path / "secret").write_text("sup3r~s3cret.value")
@@ -188,7 +194,8 @@ def test_what_is_missing_in_the_settings_is_named(alertwell, monkeypatch):
     assert "alertwell seal-key --into FILE" in refused
 
 
-def test_a_check_needs_somebody_to_check(alertwell, provider):
+@pytest.mark.usefixtures("provider")
+def test_a_check_needs_somebody_to_check(alertwell):
     """Nobody, somebody unknown, an invitation that nobody has answered: one line each."""
     assert "give one TENANT, or --all" in alertwell("tenants", "check", exit_code=2).stderr
     assert "no tenant and no open invitation" in alertwell("tenants", "check", "Contoso", exit_code=2).stderr
@@ -199,7 +206,8 @@ def test_a_check_needs_somebody_to_check(alertwell, provider):
     assert alertwell("tenants", "check", "--all").stdout == "0 tenants checked, 0 of them cannot be read\n"
 
 
-def test_the_audit_has_who_did_what(alertwell, provider, fetch, tmp_path):
+@pytest.mark.usefixtures("provider")
+def test_the_audit_has_who_did_what(alertwell, fetch, tmp_path):
     """Every act on a tenant stands there once, by whom, with old and new values; a secret nowhere, and nothing of a rehearsal."""
     (tmp_path / "secret").write_text("sup3r~s3cret.value")
     add = ("tenants", "add", A, "Contoso", "--region", "eu")
