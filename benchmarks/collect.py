@@ -24,7 +24,7 @@ from uuid import UUID
 
 from service import app, log, model, process, settings
 from service.simulator import server, ticks, world
-from service.store import pool, schema, tenants
+from service.store import enrolments, pool, schema
 from service.store.embedded import Cluster
 
 MINUTE = 60 * ticks.SECOND
@@ -112,16 +112,16 @@ async def run(scenario: str, said: dict, dsn: str, folder: Path, seconds: float)
         http_port=0,
         initial_lookback="7d",
     )
-    enrolments = [
-        tenants.Enrolment(model.Tenant(UUID(t), name, region=region), {"siem": {}})
+    customers = [
+        enrolments.Enrolment(model.Tenant(UUID(t), name, region=region), {"siem": {}})
         for t, name, region in said["tenants"]
     ]
     async with pool.open_database(dsn, size=2) as database:
-        await tenants.enrol(database, enrolments, lookback=config.initial_lookback)
+        await enrolments.enrol(database, customers, lookback=config.initial_lookback)
         started, (cpu, _) = time.monotonic(), used()
         async with app.collector(config, dsn) as running:
             if scenario == "idle":
-                await idle(running, len(enrolments), seconds)
+                await idle(running, len(customers), seconds)
             else:
                 await drain(scenario, running, database, said, started, cpu)
 

@@ -27,7 +27,7 @@ from service.ingest import owned, plan, reading, slots, turn
 from service.metrics import Metrics
 from service.simulator import defender, graph, mde, server, ticks, world, xdr
 from service.sources import registry
-from service.store import leases, pool, reports, schema, streams, tenants
+from service.store import enrolments, leases, pool, reports, schema, streams
 from service.store.embedded import Cluster
 from service.transport import budget, client
 from service.transport import session as sessions
@@ -132,8 +132,8 @@ async def measure(
 
 async def _take(database: pool.Database, source: str, parameters: dict[str, bool]) -> owned.Owned:
     tenant = model.Tenant(UUID(TENANT), "Contoso", region="eu")
-    enrolment = tenants.Enrolment(tenant, {source: parameters})
-    await tenants.enrol(database, [enrolment], lookback=timedelta(days=8))
+    enrolment = enrolments.Enrolment(tenant, {source: parameters})
+    await enrolments.enrol(database, [enrolment], lookback=timedelta(days=8))
     replica = uuid4()
     await leases.heartbeat(database, replica, host="benchmark", version="0", ttl=3600)
     [lease] = await leases.claim(database, replica, limit=1, ttl=3600)

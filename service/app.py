@@ -14,20 +14,19 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import structlog
 
-from service import errors, log, parts, process, settings
-from service.auth import files, sealing, tokens
-from service.ingest import ownership, plan, reading, retention, scheduler, sequencer, worker
+from service import errors, line, log, parts, process, settings
+from service.auth import claims, files
+from service.ingest import ownership, plan, proving, reading, retention, scheduler, sequencer, worker
 from service.metrics import Metrics
 from service.sources import registry
 from service.store import feed, pool, schema
 from service.store.embedded import Cluster
-from service.transport import budget, client, pace
-from service.transport import session as sessions
-from service.web import probes, server
+from service.web import callback, probes, server
 
 VERSION = version("alertwell")
 _TICK = 1.0
@@ -48,6 +47,8 @@ class Collector:
     port: int
     failed: asyncio.Future[None]
     """Ends with an exception when a root task dies: then the process should end too."""
+    public_port: int | None = None
+    """Where the consent callback listens, where it does."""
 
 
 @asynccontextmanager
@@ -74,7 +75,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
     measured = Metrics(VERSION)
     replica_id = uuid4()
     ttl = config.lease_ttl.total_seconds()
-    shared = parts.shared_app(config)  # before all else: a credential that cannot be read ends the start
+    parts.shared_app(config)  # before all else: a credential that cannot be read ends the start
     async with AsyncExitStack() as stack:
         doing = "waits for the database"
 
@@ -90,9 +91,8 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             return [probes.fresh("heartbeat in the database", age, ttl)]
 
         # listens first and longest: a process that waits for its database lives, and says what it waits for
-        web = await stack.enter_async_context(
-            server.Server(config.http_host, config.http_port, probes.Probes(live, ready), measured)
-        )
+        served = server.application(probes.Probes(live, ready), measured)
+        web = await stack.enter_async_context(server.Server(config.http_host, config.http_port, served))
         database = await stack.enter_async_context(
             pool.open_database(dsn, size=config.database_pool_size, patient=True)
         )
@@ -103,40 +103,10 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         await schema.check(control)
         measured.database_up.set(1)
 
-        session = await stack.enter_async_context(
-            sessions.open_session(config.ca_file, connections=config.max_concurrent_polls)
-        )
-        hosts = parts.endpoints(config)
-        sealer = sealing.Sealer.from_file(config.sealing_keys_file) if config.sealing_keys_file else None
         restored = asyncio.Event()
-        provider = tokens.Tokens(
-            hosts,
-            session,
-            shared=shared,
-            sealer=sealer,
-            ca_file=config.ca_file,
-            proxy=parts.proxy(config),
-            siem_form=config.siem_token,
-            roles=parts.roles(),
-            observe=lambda _service, outcome, _seconds: measured.tokens.labels(outcome).inc(),
-            on_restored=restored.set,
-        )
-        stack.push_async_callback(provider.close)
-        in_flight = budget.ByteBudget(config.max_bytes_in_flight, config.max_body_bytes)
-        sender = client.Client(
-            session,
-            provider,
-            hosts,
-            in_flight,
-            paces=pace.Pace(parts.quotas()),
-            proxy=parts.proxy(config),
-            timeout=config.request_timeout.total_seconds(),
-            observe=lambda service, status, seconds, size: measured.service(service).request(
-                status, seconds, size
-            ),
-        )
+        door = await stack.enter_async_context(line.open_line(config, measured, on_restored=restored.set))
         desk = reading.Desk(
-            sender=sender,
+            sender=door.sender,
             database=database,
             sources=registry.SOURCES,
             rules=plan.Rules(config.poll_interval, config.live_span, config.overlap),
@@ -149,8 +119,8 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         )
 
         def forget(tenant_id: UUID) -> None:
-            provider.forget(tenant_id)
-            sender.forget(tenant_id)
+            door.tokens.forget(tenant_id)
+            door.sender.forget(tenant_id)
 
         owner = ownership.Ownership(
             control,
@@ -162,12 +132,16 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             ttl=ttl,
             forget=forget,
         )
+        answers = proving.Line(door.tokens, door.sender, registry.SOURCES, claims.lacks, desk.clock)
+        proofs = proving.Proving(answers, control, replica_id, ttl=ttl, lookback=config.initial_lookback)
+        public_port = await stack.enter_async_context(_callback(config, control, measured))
         # from here on, what was started has to end in peace
         stack.push_async_callback(_quietly, owner.resign)
         stack.push_async_callback(_quietly, partial(polls.flush, everything=True))
+        stack.push_async_callback(proofs.stop)
 
         clock = scheduler.Scheduler()
-        watched = files.Watch(shared.paths if shared else ())
+        watched = files.Watch(door.shared.paths if door.shared else ())
 
         async def tick() -> None:
             if restored.is_set() or watched.changed():
@@ -177,7 +151,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
 
         async def gauges() -> None:
             polls.show()
-            measured.bytes_in_flight.set(config.max_bytes_in_flight - in_flight.free)
+            measured.bytes_in_flight.set(config.max_bytes_in_flight - door.in_flight.free)
             try:
                 behind = await feed.backlog(control)
             except errors.DatabaseUnavailable:
@@ -193,6 +167,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         clock.every(ttl / 4, owner.round, name="ownership")
         clock.every(_TICK, tick, name="tick")
         clock.every(_TICK, owner.look, name="roster")
+        clock.every(_TICK, proofs.round, name="proofs")
         clock.every(_FLUSH_EVERY, polls.flush, name="progress")
         clock.every(_GAUGES_EVERY, gauges, name="gauges")
         clock.every(_RETENTION_EVERY, partial(retention.prune, control, keep), name="retention")
@@ -204,9 +179,33 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         stack.push_async_callback(polls.stop, config.shutdown_grace.total_seconds())
         _log.info("collecting", replica=str(replica_id), version=VERSION)
         doing = ""
-        yield Collector(replica_id, measured, web.port, failed)
+        yield Collector(replica_id, measured, web.port, failed, public_port)
         doing = "stops"
         _log.info("stopping")
+
+
+@asynccontextmanager
+async def _callback(
+    config: settings.Settings, database: pool.Database, measured: Metrics
+) -> AsyncIterator[int | None]:
+    """The consent callback on a port of its own, where PUBLIC_PORT asks for it."""
+    if config.public_port is None:
+        yield None
+        return
+    if config.callback_url is None:
+        raise errors.BadSetting(
+            f"ALERTWELL_PUBLIC_PORT={config.public_port} needs ALERTWELL_PUBLIC_URL, the address that browsers reach it by"
+        )
+    sealer = parts.sealer(config)
+    if sealer is None:
+        raise errors.BadSetting(
+            "ALERTWELL_PUBLIC_PORT is set without ALERTWELL_SEALING_KEYS_FILE, which signs the links: make one with: "
+            "alertwell seal-key --into FILE"
+        )
+    taking = callback.Callback(database, sealer, measured)
+    served = callback.application(taking, urlsplit(config.callback_url).path)
+    async with server.Server(config.http_host, config.public_port, served, setting="PUBLIC_PORT") as public:
+        yield public.port
 
 
 @asynccontextmanager
@@ -243,8 +242,8 @@ async def _quietly(call: Callable[[], Coroutine[Any, Any, None]]) -> None:
 def run(config: settings.Settings, *, embedded: bool = False) -> int:
     """The daemon: until SIGTERM or SIGINT, which end it in peace; the second one ends it at once. The exit code comes back."""
     log.configure(config.log_level, config.log_format)
-    for line in settings.unknown():
-        _log.warning("unknown_setting", problem=line)
+    for problem in settings.unknown():
+        _log.warning("unknown_setting", problem=problem)
     return process.run_until_signalled(lambda stop: _serve(config, stop, embedded=embedded))
 
 

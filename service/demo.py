@@ -25,7 +25,7 @@ from rich.text import Text
 from service import app, log, model, process, settings, timestamps
 from service.simulator import chaos as faults
 from service.simulator import runs, server, world
-from service.store import board, pool, schema, tenants
+from service.store import board, enrolments, pool, schema
 from service.store.embedded import Cluster
 
 FOLDER = "demo"
@@ -134,11 +134,11 @@ async def _stage(config: settings.Settings, count: int, *, chaos: bool) -> Async
             request_timeout="10s",
         )
         database = await stack.enter_async_context(pool.open_database(cluster.dsn, size=4))
-        enrolments = [
-            tenants.Enrolment(model.Tenant(UUID(t.tenant_id), t.name, region=t.region), {"siem": {}})
+        wanted = [
+            enrolments.Enrolment(model.Tenant(UUID(t.tenant_id), t.name, region=t.region), {"siem": {}})
             for t in shown.tenants.values()
         ]
-        await tenants.enrol(database, enrolments, lookback=demo_config.initial_lookback)
+        await enrolments.enrol(database, wanted, lookback=demo_config.initial_lookback)
         collector = await stack.enter_async_context(app.collector(demo_config, cluster.dsn))
         yield _Stage(shown, simulator, database, collector, log_file)
 

@@ -97,6 +97,11 @@ class Metrics:
         self.leases_lost = counter(
             "leases_lost_total", "Writes refused because another replica owned the tenant."
         )
+        self.consent_callbacks = counter(
+            "consent_callbacks_total",
+            "Answers that reached the consent callback, by what became of them.",
+            "outcome",
+        )
         self.clock_skew_seconds = gauge(
             "clock_skew_seconds", "Seconds that this machine's clock is ahead of Microsoft's."
         )

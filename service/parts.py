@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service import clouds, errors, proxies, settings
-from service.auth import credentials, federated, managed, modes
+from service.auth import credentials, federated, managed, modes, sealing
 from service.sources import contract, registry
 from service.transport import pace
 
@@ -51,6 +51,11 @@ def fallback(config: settings.Settings) -> contract.Source | None:
             f"ALERTWELL_FALLBACK_SOURCE={name[:40]!r}: must be {' or '.join(registry.SOURCES)}"
         )
     return registry.SOURCES[name]
+
+
+def sealer(config: settings.Settings) -> sealing.Sealer | None:
+    """What opens tenants' own secrets and signs invitations, where the settings name keys. Raises errors.BadSetting."""
+    return sealing.Sealer.from_file(config.sealing_keys_file) if config.sealing_keys_file else None
 
 
 def shared_app(config: settings.Settings) -> modes.SharedApp | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 from uuid import UUID
 
@@ -85,6 +85,15 @@ def _has(what: str, wanted: tuple[str, ...], granted: object) -> None:
         "an admin of the customer has to consent again",
         code=f"{what}_missing",
     )
+
+
+def lacks(token: str, roles: Collection[str]) -> bool:
+    """Whether a readable token of an app holds none of these roles: one service's token may do for one source alone."""
+    claims = _claims(token)
+    if claims is None or "scp" in claims or not roles:
+        return False
+    granted = claims.get("roles")
+    return not isinstance(granted, list) or not any(role in granted for role in roles)
 
 
 def _claims(token: str) -> dict[str, Any] | None:

@@ -12,7 +12,6 @@ from service import errors
 from service.cli import database, epilog, output
 
 T = TypeVar("T")
-MOST_PROBLEMS: Final = 50
 
 ADD_EPILOG: Final = epilog.lines(
     """
@@ -103,18 +102,18 @@ def add(
 
     loaded = settings.load()
     terms = enrolling.Terms.of(loaded)
-    chosen = _of("--source", lambda: enrolling.sources(source or [], terms))
-    in_cloud = _of("--cloud", lambda: enrolling.cloud(cloud, terms))
+    chosen = of("--source", lambda: enrolling.sources(source or [], terms))
+    in_cloud = of("--cloud", lambda: enrolling.cloud(cloud, terms))
     tenant = model.Tenant(
-        tenant_id=_of("TENANT_ID", lambda: enrolling.tenant_id(tenant_id)),
-        name=_of("NAME", lambda: enrolling.name(name)),
+        tenant_id=of("TENANT_ID", lambda: enrolling.tenant_id(tenant_id)),
+        name=of("NAME", lambda: enrolling.name(name)),
         cloud=in_cloud,
-        region=_of("--region", lambda: enrolling.region(region, in_cloud, chosen, terms)),
+        region=of("--region", lambda: enrolling.region(region, in_cloud, chosen, terms)),
         state="pending" if pending else "active",
-        labels=_of("--label", lambda: enrolling.labels(label or [])),
-        external_ref=_of("--external-ref", lambda: enrolling.line(external_ref or "")),
+        labels=of("--label", lambda: enrolling.labels(label or [])),
+        external_ref=of("--external-ref", lambda: enrolling.line(external_ref or "")),
     )
-    parameters: Mapping[str, Mapping[str, Any]] = _of(
+    parameters: Mapping[str, Mapping[str, Any]] = of(
         "--parameter", lambda: enrolling.parameters(parameter or [], chosen)
     )
     if no_parameters:
@@ -124,7 +123,7 @@ def add(
     own = None
     if client_id is not None:
         own = (
-            _of("--client-id", lambda: enrolling.app_id(client_id)),
+            of("--client-id", lambda: enrolling.app_id(client_id)),
             wishes.secret(secret_file, ask=ask_secret),
         )
     elif secret_file is not None or ask_secret:
@@ -153,25 +152,9 @@ def import_(
     from service.cli import enrolling, importing, wishes
 
     loaded = settings.load()
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(importing.LARGEST + 1)
-    except (OSError, ValueError) as error:
-        raise errors.BadInput(
-            f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})"
-        ) from None
-    try:
-        sheet = importing.read(importing.text_of(content), enrolling.Terms.of(loaded))
-    except errors.BadInput as error:
-        raise errors.BadInput(f"{file}: {error}") from None
+    sheet = importing.read(importing.text_in(file), enrolling.Terms.of(loaded))
     asked, unreadable = wishes.with_secrets(sheet.rows, file.parent)
-    problems = sorted([*sheet.problems, *unreadable], key=lambda problem: problem.line)
-    if problems:
-        shown = [f"{file}: {problem}" for problem in problems[:MOST_PROBLEMS]]
-        if len(problems) > MOST_PROBLEMS:
-            shown.append(f"{file}: … and {len(problems) - MOST_PROBLEMS} more")
-        shown.append(f"{file}: nothing was imported; {len(problems)} to be put right")
-        raise errors.BadInput("\n".join(shown))
+    importing.refuse(file, [*sheet.problems, *unreadable], "nothing was imported")
     done = database.work(
         loaded, lambda opened: wishes.enrol(opened, loaded, asked, dry_run=dry_run, revive=False)
     )
@@ -179,7 +162,7 @@ def import_(
     output.say(f"{done.added} {would}added, {done.changed} {would}changed, {done.unchanged} unchanged")
 
 
-def _of(option: str, read: Callable[[], T]) -> T:
+def of(option: str, read: Callable[[], T]) -> T:
     """What `read` gives; its error names the option."""
     try:
         return read()

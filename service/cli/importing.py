@@ -1,4 +1,4 @@
-"""A CSV file of tenants: text in, rows and problems out. Pure: secrets' files are named here and read elsewhere.
+"""A CSV file of tenants: text in, rows and problems out. Secrets' files are named here and read elsewhere.
 
 Every line is looked at before anything is said, so that one run shows all that is wrong.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -21,6 +22,8 @@ OPTIONAL: Final = ("sources", "client_id", "secret_file", "cloud", "region", "ex
 COLUMNS: Final = REQUIRED + OPTIONAL
 LARGEST: Final = 64 * 1024 * 1024
 """Bytes; a hundred thousand tenants are a tenth of it."""
+
+MOST_PROBLEMS: Final = 50
 
 T = TypeVar("T")
 
@@ -57,6 +60,32 @@ class Sheet:
     problems: tuple[Problem, ...]
 
 
+def text_in(file: Path) -> str:
+    """The text of a file. Raises errors.BadInput that names it."""
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        raise errors.BadInput(
+            f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from None
+    try:
+        return text_of(content)
+    except errors.BadInput as error:
+        raise errors.BadInput(f"{file}: {error}") from None
+
+
+def refuse(file: Path, problems: Sequence[Problem], nothing: str) -> None:
+    """Raise errors.BadInput with a line for each problem, and what was not done; nothing where there is none."""
+    if not problems:
+        return
+    shown = [f"{file}: {problem}" for problem in sorted(problems, key=lambda each: each.line)[:MOST_PROBLEMS]]
+    if len(problems) > MOST_PROBLEMS:
+        shown.append(f"{file}: … and {len(problems) - MOST_PROBLEMS} more")
+    shown.append(f"{file}: {nothing}; {len(problems)} to be put right")
+    raise errors.BadInput("\n".join(shown))
+
+
 def text_of(content: bytes) -> str:
     """The file's text: UTF-8, with or without a byte order mark. Raises errors.BadInput that names the first bad line."""
     if len(content) > LARGEST:
@@ -72,61 +101,73 @@ def text_of(content: bytes) -> str:
 
 def read(text: str, terms: enrolling.Terms) -> Sheet:
     """Rows and problems of a CSV with a header; blank lines are skipped. All rows are `active`: imported means consented."""
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines, problems = cells(text, REQUIRED, COLUMNS)
     rows: list[Row] = []
-    problems: list[Problem] = []
     seen: dict[UUID, int] = {}
+    for number, of_line in lines:
+        row, wrong = _row(number, of_line, terms, seen)
+        problems += wrong
+        if row is not None:
+            rows.append(row)
+    return Sheet(tuple(rows), tuple(sorted(problems, key=lambda problem: problem.line)))
+
+
+def cells(
+    text: str, required: Sequence[str], columns: Sequence[str]
+) -> tuple[list[tuple[int, dict[str, str]]], list[Problem]]:
+    """The lines below the header, each with its number and its cells by column; and what is wrong with the form."""
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    found: list[tuple[int, dict[str, str]]] = []
+    problems: list[Problem] = []
     header: list[str] | None = None
-    number = 1
     while True:
         number = lines.line_num + 1
         try:
-            cells = next(lines, None)
+            listed = next(lines, None)
         except csv.Error as error:
             # Where a quote is not closed, what follows is one cell: nothing after it can be judged.
             problems.append(Problem(number, None, f"is not CSV ({error})"))
             break
-        if cells is None:
+        if listed is None:
             break
-        if not any(item.strip() for item in cells):
+        if not any(item.strip() for item in listed):
             continue
         if header is None:
-            header = [item.strip().lower() for item in cells]
-            problems += _header_problems(number, header)
+            header = [item.strip().lower() for item in listed]
+            problems += _header_problems(number, header, required, columns)
             if problems:
                 break
             continue
-        if len(cells) != len(header):
+        if len(listed) != len(header):
             problems.append(
-                Problem(number, None, f"has {len(cells)} cells, the header has {len(header)} columns")
+                Problem(number, None, f"has {len(listed)} cells, the header has {len(header)} columns")
             )
             continue
-        row, wrong = _row(number, dict(zip(header, cells, strict=True)), terms, seen)
-        problems += wrong
-        if row is not None:
-            rows.append(row)
+        found.append((number, dict(zip(header, listed, strict=True))))
     if header is None and not problems:
-        problems.append(Problem(0, None, f"is empty; it needs a header with {' '.join(REQUIRED)}"))
-    return Sheet(tuple(rows), tuple(problems))
+        problems.append(Problem(0, None, f"is empty; it needs a header with {' '.join(required)}"))
+    return found, problems
 
 
-def _header_problems(number: int, header: list[str]) -> list[Problem]:
+def _header_problems(
+    number: int, header: list[str], required: Sequence[str], columns: Sequence[str]
+) -> list[Problem]:
     if len(header) == 1 and re.search(r"[;\t]", header[0]):
         return [Problem(number, None, "columns are to be separated by commas, not by semicolons or tabs")]
-    known = " ".join(COLUMNS)
+    known = " ".join(columns)
     problems = [
         Problem(number, None, f"unknown column {enrolling.shown(column)}; known are: {known}")
         for column in header
-        if column not in COLUMNS
+        if column not in columns
     ]
     problems += [
         Problem(number, None, f"column {column} is there twice")
         for column in dict.fromkeys(header)
-        if column in COLUMNS and header.count(column) > 1
+        if column in columns and header.count(column) > 1
     ]
     problems += [
-        Problem(number, None, f"column {column} is missing; required are: {' '.join(REQUIRED)}")
-        for column in REQUIRED
+        Problem(number, None, f"column {column} is missing; required are: {' '.join(required)}")
+        for column in required
         if column not in header
     ]
     return problems

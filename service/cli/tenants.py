@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from service import errors
-from service.cli import adding, database, epilog, output
+from service.cli import actors, adding, checking, database, epilog, inviting, output
 
 if TYPE_CHECKING:
     from service import model
@@ -18,18 +18,23 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Enrol tenants, look at them, pause and remove them.",
+    help="Invite and enrol tenants, look at them, pause and remove them.",
     epilog=epilog.lines(
         """
         Examples:
           alertwell tenants add 11111111-1111-1111-1111-111111111111 Contoso --region eu
           alertwell tenants import customers.csv --dry-run
+          alertwell tenants invite Contoso
           alertwell tenants list
         """
     ),
 )
 app.command(epilog=adding.ADD_EPILOG)(adding.add)
 app.command("import", epilog=adding.IMPORT_EPILOG)(adding.import_)
+app.command(epilog=inviting.INVITE_EPILOG)(inviting.invite)
+app.command(epilog=inviting.INVITATIONS_EPILOG)(inviting.invitations)
+app.command(epilog=inviting.WITHDRAW_EPILOG)(inviting.withdraw)
+app.command(epilog=checking.CHECK_EPILOG)(checking.check)
 
 STATES: Final = ("pending", "active", "paused", "removed")
 
@@ -198,8 +203,10 @@ def remove(
 
     async def act(opened: pool.Database) -> dict[str, int]:
         if purge:
-            return await stored.purge(opened, found["tenant_id"])
-        await stored.set_state(opened, found["tenant_id"], "removed", reason="removed by hand")
+            return await stored.purge(opened, found["tenant_id"], actor=actors.person())
+        await stored.set_state(
+            opened, found["tenant_id"], "removed", reason="removed by hand", actor=actors.person()
+        )
         return {}
 
     deleted = database.work(loaded, act)
@@ -243,7 +250,7 @@ def _set_state(who: str, state: model.TenantState, *, refuse: Mapping[str, str])
             raise errors.BadInput(f"{found['name']} ({found['tenant_id']}): {refuse[found['state']]}")
         if found["state"] == state:
             return found, False
-        await stored.set_state(opened, found["tenant_id"], state)
+        await stored.set_state(opened, found["tenant_id"], state, actor=actors.person())
         return found, True
 
     found, changed = database.work(settings.load(), act)

@@ -11,9 +11,8 @@ import typer
 
 from service import errors, model
 from service.auth import sealing
-from service.cli import importing
-from service.store import pool, reports
-from service.store import tenants as stored
+from service.cli import actors, importing
+from service.store import enrolments, pool, reports
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -42,13 +41,13 @@ async def enrol(
     *,
     dry_run: bool = False,
     revive: bool = True,
-) -> stored.Enrolled:
+) -> enrolments.Enrolled:
     tenant_ids = [wish.tenant.tenant_id for wish in wishes]
     parameters = await reports.parameters(opened, tenant_ids)
     own = [wish for wish in wishes if wish.own is not None]
     sealer = _sealer(loaded) if own else None
-    kept = await stored.sealed_secrets(opened, [wish.tenant.tenant_id for wish in own])
-    enrolments = []
+    kept = await enrolments.sealed_secrets(opened, [wish.tenant.tenant_id for wish in own])
+    wanted = []
     for wish in wishes:
         tenant_id = wish.tenant.tenant_id
         app_id, sealed = None, None
@@ -62,9 +61,9 @@ async def enrol(
             source: wish.parameters.get(source, parameters.get((tenant_id, source), {}))
             for source in wish.sources
         }
-        enrolments.append(stored.Enrolment(wish.tenant, sources, app_id, sealed))
-    act = stored.rehearse if dry_run else stored.enrol
-    return await act(opened, enrolments, lookback=loaded.initial_lookback, revive=revive)
+        wanted.append(enrolments.Enrolment(wish.tenant, sources, app_id, sealed))
+    act = enrolments.rehearse if dry_run else enrolments.enrol
+    return await act(opened, wanted, lookback=loaded.initial_lookback, actor=actors.person(), revive=revive)
 
 
 def _is_kept(sealer: sealing.Sealer, own: tuple[str, str], kept: tuple[str, bytes] | None) -> bool:

@@ -55,8 +55,8 @@ class Settings(BaseSettings):
     """Managed identity that gives the federated token on an Azure machine: `system`, or the client id (GUID) of a
     user-assigned one."""
     sealing_keys_file: forms.ExistingFile | None = None
-    """File with the keys that seal tenants' own secrets in the database, one a line, newest first; needed
-    once such a secret is stored."""
+    """File with the keys that seal tenants' own secrets in the database and sign invitations, one a line, newest first;
+    needed once there is one."""
     default_sources: Annotated[tuple[str, ...], BeforeValidator(forms.names)] = ("siem",)
     """What a new tenant is read from where none is named; names separated by blanks."""
     fallback_source: Annotated[str, BeforeValidator(forms.name)] | None = None
@@ -140,6 +140,12 @@ class Settings(BaseSettings):
     """Address that the probes and metrics listen on: this machine alone; in a container `0.0.0.0`."""
     http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """Port of the probes and metrics; 0 takes any free one, which is logged."""
+    public_url: forms.Https | None = None
+    """Address of the consent callback as a customer's browser reaches it, https, such as `https://alerts.example.com`:
+    `/consent` is appended, and the whole is registered with the app as a redirect URI. Without it, links lead to no callback."""
+    public_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Port of the consent callback alone, on HTTP_HOST, plain HTTP behind whatever ends TLS for PUBLIC_URL: nothing else needs to
+    face the internet. 0 takes any free one. Without it, this process serves no callback."""
     log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(forms.lowered)] = "auto"
     """`json`, `console`, or `auto`: text on a terminal, JSON elsewhere."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(forms.lowered)] = (
@@ -183,6 +189,10 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{forms.PREFIX}PROXY_PASSWORD is set, but {forms.PREFIX}PROXY_URL names no user: http://user@proxy.example.com:3128"
             )
+        if self.public_port and self.public_port == self.http_port:
+            raise ValueError(
+                f"{forms.PREFIX}PUBLIC_PORT={self.public_port} must be another port than HTTP_PORT, which stays private"
+            )
         url = self.database_url.get_secret_value() if self.database_url else ""
         if url and self.database_password and not re.match(r"\w+://[^/?@]+@|.*[?&]password=", url):
             raise ValueError(
@@ -200,6 +210,11 @@ class Settings(BaseSettings):
         if self.database_password is None or bare is None or re.search(r"[?&]password=", url):
             return url
         return f"{bare[1]}:{quote(self.database_password.get_secret_value(), safe='')}{bare[2]}"
+
+    @property
+    def callback_url(self) -> str | None:
+        """PUBLIC_URL with the callback's path, as it is registered with the app."""
+        return f"{self.public_url}/consent" if self.public_url else None
 
     @property
     def addresses(self) -> dict[str, str]:

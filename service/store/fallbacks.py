@@ -8,7 +8,7 @@ from typing import Any
 
 from service import model
 from service.intervals import Intervals
-from service.store import leases, pool, ranges, streams
+from service.store import audit, leases, pool, ranges, streams
 
 
 async def enrol(
@@ -28,7 +28,7 @@ async def enrol(
     """
     async with database.transaction() as connection:
         await leases.fence(connection, lease)
-        await connection.execute(
+        added = await connection.fetchval(
             """
             WITH stream AS (
                 INSERT INTO alertwell.stream (tenant_id, source, parameters, wanted, history)
@@ -37,11 +37,21 @@ async def enrol(
                 RETURNING tenant_id, source
             )
             INSERT INTO alertwell.stream_progress (tenant_id, source) SELECT tenant_id, source FROM stream
+            RETURNING true
             """,
             lease.tenant_id,
             source,
             dict(parameters),
             ranges.encode(Intervals.of((since, None))),
         )
+        if added:
+            detail = {"source": source, "since": since.isoformat()}
+            await audit.record(
+                connection,
+                actor=audit.DAEMON,
+                action="stream.fallback",
+                tenant_id=lease.tenant_id,
+                detail=detail,
+            )
     loaded = await streams.load(database, [lease.tenant_id])
     return next((item for item in loaded if item.stream.source == source), None)

@@ -1,6 +1,6 @@
-"""The HTTP server of a process: `/livez`, `/readyz`, `/metrics`.
+"""The HTTP servers of a process, and what the private one serves: `/livez`, `/readyz`, `/metrics`.
 
-Answers are JSON (metrics apart) and name no tenant; the routes take GET and HEAD, and tell no software.
+Its answers are JSON (metrics apart) and name no tenant; the routes take GET and HEAD, and tell no software.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ log = structlog.get_logger(__name__)
 
 
 class Server:
-    """`async with Server(host, port, probes, metrics) as server:` listens; `server.port` is the real port.
+    """`async with Server(host, port, application(…)) as server:` listens; `server.port` is the real port.
 
-    Raises errors.BadSetting where it cannot listen on that host and port. Port 0 takes any free one.
+    `setting` is what the port is called, for errors and the log. Raises errors.BadSetting where it cannot listen on that host
+    and port. Port 0 takes any free one.
     """
 
-    def __init__(self, host: str, port: int, checks: probes.Probes, measured: metrics.Metrics) -> None:
+    def __init__(self, host: str, port: int, served: web.Application, *, setting: str = "HTTP_PORT") -> None:
         self.host = host
         self.port = port
+        self._setting = setting
         # No access log: probes and scrapes would be most of all lines. What is left for aiohttp's own logger is
         # requests that are no HTTP, an error with a trace for each port scan; our handlers' errors are logged below.
         strangers = logging.getLogger(f"{__name__}.strangers")
         strangers.setLevel(logging.CRITICAL)
         self._runner = web.AppRunner(
-            application(checks, measured),
+            served,
             access_log=None,
             logger=strangers,
             handle_signals=False,
@@ -48,9 +50,9 @@ class Server:
             await web.TCPSite(self._runner, self.host, self.port).start()
         except OSError as error:
             await self._runner.cleanup()
-            raise _unusable(self.host, self.port, error) from None
+            raise _unusable(self.host, self.port, self._setting, error) from None
         self.port = self._runner.addresses[0][1]
-        log.info("http_listening", host=self.host, port=self.port)
+        log.info("http_listening", host=self.host, port=self.port, setting=self._setting)
         return self
 
     async def __aexit__(
@@ -108,14 +110,14 @@ async def _headers(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers["X-Content-Type-Options"] = "nosniff"
 
 
-def _unusable(host: str, port: int, error: OSError) -> errors.BadSetting:
+def _unusable(host: str, port: int, setting: str, error: OSError) -> errors.BadSetting:
     if error.errno == errno.EADDRINUSE:
         return errors.BadSetting(
-            f"ALERTWELL_HTTP_PORT={port} is in use on {host}; take a free one, or 0 for any"
+            f"ALERTWELL_{setting}={port} is in use on {host}; take a free one, or 0 for any"
         )
     if error.errno == errno.EACCES:
         return errors.BadSetting(
-            f"ALERTWELL_HTTP_PORT={port} is not allowed for this user; take one above 1023"
+            f"ALERTWELL_{setting}={port} is not allowed for this user; take one above 1023"
         )
     reason = "no such host" if isinstance(error, socket.gaierror) else error.strerror
     return errors.BadSetting(

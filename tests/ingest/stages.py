@@ -23,7 +23,7 @@ from service.ingest import owned, plan, poll, reading, slots, turn
 from service.metrics import Metrics
 from service.simulator import cases, filing, server, ticks, world
 from service.sources import registry
-from service.store import leases, pool, ranges, storing, streams, tenants
+from service.store import enrolments, leases, pool, ranges, storing, streams
 from service.transport import budget, client
 from service.transport import session as sessions
 from tests.ingest.waiting import until
@@ -222,15 +222,15 @@ class Stage:
 
     async def enrol(self, *tenant_ids: str, lookback: float = 3600.0, **options: Any) -> None:
         """Enrol tenants of the world with a siem stream that wants the last `lookback` seconds."""
-        enrolments = [
-            tenants.Enrolment(
+        wanted = [
+            enrolments.Enrolment(
                 model.Tenant(UUID(tenant_id), self.shown.tenants[tenant_id].name, region="eu"),
                 {"siem": {}},
                 **options,
             )
             for tenant_id in tenant_ids
         ]
-        await tenants.enrol(self.database, enrolments, lookback=timedelta(seconds=lookback))
+        await enrolments.enrol(self.database, wanted, lookback=timedelta(seconds=lookback))
 
     async def stored(self, tenant_id: str = CONTOSO, seconds: float = 20.0) -> None:
         """Wait until as many alerts are held as the simulator shows."""
@@ -327,10 +327,10 @@ class Bench:
     ) -> owned.Owned:
         """Enrol a tenant, whose wanted time ends at the world's clock, and take its lease."""
         name = self.shown.tenants[tenant_id].name
-        enrolment = tenants.Enrolment(
+        enrolment = enrolments.Enrolment(
             model.Tenant(UUID(tenant_id), name, region="eu"), {source: parameters or {}}, **options
         )
-        await tenants.enrol(self.database, [enrolment], lookback=timedelta(seconds=lookback))
+        await enrolments.enrol(self.database, [enrolment], lookback=timedelta(seconds=lookback))
         await self.books.rows.execute(
             "UPDATE alertwell.stream SET enrolled_at = $2,"
             " wanted = tstzmultirange(tstzrange($2::timestamptz - make_interval(secs => $3), NULL)) WHERE tenant_id = $1",

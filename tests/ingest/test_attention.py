@@ -6,7 +6,7 @@ from uuid import UUID
 
 from service import app, model
 from service.auth import sealing
-from service.store import tenants
+from service.store import enrolments, tenants
 from tests.ingest import stages
 from tests.ingest.stages import CONTOSO, FABRIKAM
 from tests.ingest.waiting import until
@@ -115,9 +115,9 @@ async def test_a_tenant_that_is_added_is_polled_while_the_collector_runs(stage):
 
 async def test_a_pending_tenant_is_not_polled(stage):
     """Enrolled without consent, it has a lease that nobody takes."""
-    pending = tenants.Enrolment(model.Tenant(UUID(FABRIKAM), "Fabrikam", state="pending"), {"siem": {}})
+    pending = enrolments.Enrolment(model.Tenant(UUID(FABRIKAM), "Fabrikam", state="pending"), {"siem": {}})
     await stage.enrol(CONTOSO)
-    await tenants.enrol(stage.database, [pending], lookback=stages.timedelta(hours=1))
+    await enrolments.enrol(stage.database, [pending], lookback=stages.timedelta(hours=1))
     async with stage.collecting():
         await stage.well(CONTOSO)
     assert stage.simulator.siem_requests[FABRIKAM] == 0

@@ -10,7 +10,7 @@ from service import errors, model
 from service.ingest import worker
 from service.simulator import ticks
 from service.sources import registry
-from service.store import leases, streams, tenants
+from service.store import enrolments, leases, streams
 from tests.ingest.stages import CONTOSO, FABRIKAM, moment
 from tests.ingest.waiting import until
 
@@ -168,13 +168,13 @@ async def test_the_tenants_other_streams_never_notice(bench):
     """The owner polls the new stream under the lease that it has: same epoch, no poll broken off, other tenants untouched."""
     standing_in(bench, timedelta())
     bench.simulator.plan("siem", CONTOSO, "410", None)
-    await tenants.enrol(
+    await enrolments.enrol(
         bench.database,
         [
-            tenants.Enrolment(
+            enrolments.Enrolment(
                 model.Tenant(UUID(CONTOSO), "Contoso", region="eu"), {"siem": {}, "mde_alerts": {}}
             ),
-            tenants.Enrolment(model.Tenant(UUID(FABRIKAM), "Fabrikam", region="eu"), {"siem": {}}),
+            enrolments.Enrolment(model.Tenant(UUID(FABRIKAM), "Fabrikam", region="eu"), {"siem": {}}),
         ],
         lookback=timedelta(hours=1),
     )

@@ -16,7 +16,7 @@ import asyncpg
 
 from service import model
 from service.intervals import Intervals
-from service.store import alerts, incidents, leases, pool, storing, tenants
+from service.store import alerts, enrolments, incidents, leases, pool, storing
 from tests import postgres
 
 TTL = 60.0
@@ -30,16 +30,18 @@ def tenant_id(n: int = 1) -> UUID:
     return UUID(f"11111111-1111-1111-1111-{n:012d}")
 
 
-def enrolment(n: int = 1, **changes: Any) -> tenants.Enrolment:
+def enrolment(n: int = 1, **changes: Any) -> enrolments.Enrolment:
     """The n-th example tenant with a siem stream; `sources`, `app_id`, `sealed` or fields of the tenant may differ."""
     own = {name: changes.pop(name) for name in ("sources", "app_id", "sealed") if name in changes}
     tenant = model.Tenant(**{"tenant_id": tenant_id(n), "name": f"Contoso {n}", **changes})
-    return tenants.Enrolment(tenant, **{"sources": {"siem": {}}, **own})
+    return enrolments.Enrolment(tenant, **{"sources": {"siem": {}}, **own})
 
 
-async def enrol(database: pool.Database, *numbers: int, lookback: timedelta = LOOKBACK) -> tenants.Enrolled:
+async def enrol(
+    database: pool.Database, *numbers: int, lookback: timedelta = LOOKBACK
+) -> enrolments.Enrolled:
     """Enrol example tenants."""
-    return await tenants.enrol(database, [enrolment(n) for n in numbers], lookback=lookback)
+    return await enrolments.enrol(database, [enrolment(n) for n in numbers], lookback=lookback)
 
 
 async def beat(database: pool.Database, replica: UUID = REPLICA, ttl: float = TTL) -> leases.Fleet:
@@ -156,7 +158,7 @@ async def two_sources(
     database: pool.Database, one: str = "siem", other: str = "xdr_incidents"
 ) -> tuple[Owner, Owner]:
     """Two streams of tenant 1, under one lease."""
-    await tenants.enrol(database, [enrolment(1, sources={one: {}, other: {}})], lookback=LOOKBACK)
+    await enrolments.enrol(database, [enrolment(1, sources={one: {}, other: {}})], lookback=LOOKBACK)
     [lease] = await claim(database)
     return Owner(database, lease, one), Owner(database, lease, other)
 

@@ -7,7 +7,7 @@ import pytest
 
 from service import model
 from service.intervals import Intervals
-from service.store import pool, ranges, streams, tenants
+from service.store import enrolments, pool, ranges, streams, tenants
 from tests.store import rows
 
 SHOWN = "SELECT * FROM soc.coverage"
@@ -165,7 +165,7 @@ async def test_alerts_show_what_is_computed(owner: rows.Owner, pool: asyncpg.Poo
 
 async def test_an_alert_shows_its_tenant(database: pool.Database, pool: asyncpg.Pool):
     """Name, labels and number of the tenant stand beside each alert, as they are now."""
-    await tenants.enrol(
+    await enrolments.enrol(
         database, [rows.enrolment(1, labels={"team": "blue"}, external_ref="C-7")], lookback=rows.LOOKBACK
     )
     [lease] = await rows.claim(database)

@@ -6,14 +6,14 @@ import asyncpg
 import pytest
 
 from service import errors, model
-from service.store import feed, pool, storing, streams, tenants
+from service.store import enrolments, feed, invitations, pool, storing, streams, tenants
 from tests.store import rows
 
 
 async def test_purge_leaves_one_change_and_nothing_else(
     database: pool.Database, pool: asyncpg.Pool, admin_url: str
 ):
-    """No table holds anything of a purged tenant but one `purged` change; its neighbour keeps everything."""
+    """No table holds anything of a purged tenant but one `purged` change and its audit; its neighbour keeps everything."""
     one, other = await rows.owners(database, 2)
     for each in (one, other):
         await each.store(rows.alert("a:1"), rejects=[model.Reject("not JSON", b"{")])
@@ -30,7 +30,12 @@ async def test_purge_leaves_one_change_and_nothing_else(
             sample=b"",
         )
     key = one.lease.tenant_id
-    await tenants.enrol(database, [rows.enrolment(1, app_id="app", sealed=b"s")], lookback=rows.LOOKBACK)
+    await enrolments.enrol(database, [rows.enrolment(1, app_id="app", sealed=b"s")], lookback=rows.LOOKBACK)
+    for n, each in enumerate((one, other), 1):
+        wanted = invitations.Wanted(
+            each.lease.tenant_id, f"Contoso {n}", "public", None, ("graph_alerts",), "v2"
+        )
+        await invitations.invite(database, [wanted], valid=rows.LOOKBACK, actor="ada@desk")
     async with rows.reader(admin_url, key, other.lease.tenant_id) as reader:
         deleted = await tenants.purge(database, key)
         assert {
@@ -59,6 +64,7 @@ async def test_purge_leaves_one_change_and_nothing_else(
         assert {table for table, place in left if place == "purged" and left[table, place]} == {
             "alert_change",
             "unnumbered",
+            "audit",
         }
         assert left["alert_change", "purged"] == left["unnumbered", "purged"] == 1
         assert all(left[table, "kept"] for table, _ in left if table != "credential")

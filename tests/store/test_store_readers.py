@@ -1,10 +1,12 @@
 """The wall between readers: each view and function shows a role its own tenants, whatever it asks."""
 
+from datetime import timedelta
+
 import asyncpg
 import pytest
 
 from service import model
-from service.store import feed, pool, streams
+from service.store import feed, invitations, pool, streams
 from tests.store import rows
 
 TENANT_OF = {
@@ -16,6 +18,8 @@ TENANT_OF = {
     "coverage": "tenant_id::text",
     "gaps": "tenant_id",
     "rejects": "tenant_id::text",
+    "audit": "tenant_id::text",
+    "invitations": "tenant_id::text",
     "changes()": "tenant_id",
 }
 
@@ -40,6 +44,10 @@ async def fill(database: pool.Database) -> list[rows.Owner]:
             reason=secret,
             sample=b"",
         )
+        wanted = invitations.Wanted(
+            one.lease.tenant_id, f"Contoso {n}", "public", None, ("graph_alerts",), "v2", {"note": secret}
+        )
+        await invitations.invite(database, [wanted], valid=timedelta(days=1), actor=secret)
     await feed.number(database)
     return owners
 

@@ -9,7 +9,7 @@ import pytest
 
 from service import errors, model
 from service.intervals import Intervals
-from service.store import leases, ranges, slices, storing, streams, tenants
+from service.store import enrolments, leases, ranges, slices, storing, streams, tenants
 from tests.store import rows
 
 OLDER, NEWER = rows.hour(-1), rows.hour(1)
@@ -271,7 +271,7 @@ async def test_a_crash_between_statements_leaves_nothing(
 async def test_two_streams_of_a_tenant_store_at_once(owner: rows.Owner, pool: asyncpg.Pool):
     """Stores of two streams run side by side under one lease: neither waits for the other."""
     both = {"siem": {}, "graph_alerts": {}}
-    await tenants.enrol(owner.database, [rows.enrolment(1, sources=both)], lookback=timedelta(days=1))
+    await enrolments.enrol(owner.database, [rows.enrolment(1, sources=both)], lookback=timedelta(days=1))
     [lease] = await leases.held(owner.database, rows.REPLICA)
     one, other = rows.Owner(owner.database, lease), rows.Owner(owner.database, lease, "graph_alerts")
     async with owner.database.transaction() as connection:

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from service.intervals import Intervals
-from service.store import leases, pool, ranges, retention, streams, tenants
+from service.store import enrolments, leases, pool, ranges, retention, streams, tenants
 from tests.store import rows
 
 NEXT = rows.hour(50)
@@ -23,7 +23,7 @@ def progress(lease, **changes) -> streams.Progress:
 
 async def test_load_brings_streams_with_their_credential(database: pool.Database, pool: asyncpg.Pool):
     """Enabled streams come with coverage, what is unfolded, and the credential that counts: the stream's, the tenant's, none."""
-    await tenants.enrol(
+    await enrolments.enrol(
         database,
         [
             rows.enrolment(
@@ -160,7 +160,7 @@ async def test_flush_store_enrol_and_shrink_do_not_deadlock(database: pool.Datab
         numbers = list(range(1, 9))
         dice.shuffle(numbers)
         parameters = {"machinegroups": [str(dice.random())]}
-        await tenants.enrol(
+        await enrolments.enrol(
             database,
             [rows.enrolment(n, sources={"siem": parameters}) for n in numbers],
             lookback=rows.LOOKBACK,

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from service import errors
-from service.store import leases, pool, ranges, streams, tenants
+from service.store import enrolments, leases, pool, ranges, streams, tenants
 from tests.store import rows
 
 WATCHED = ("tenant", "stream", "stream_progress", "lease", "credential", "roster")
@@ -27,8 +27,8 @@ async def everything(connection: asyncpg.Connection) -> dict[str, list[str]]:
     }
 
 
-async def enrol(database: pool.Database, *enrolments: tenants.Enrolment) -> tuple[int, int, int]:
-    done = await tenants.enrol(database, enrolments, lookback=rows.LOOKBACK)
+async def enrol(database: pool.Database, *wanted: enrolments.Enrolment) -> tuple[int, int, int]:
+    done = await enrolments.enrol(database, wanted, lookback=rows.LOOKBACK)
     return done.added, done.changed, done.unchanged
 
 
@@ -62,7 +62,7 @@ async def test_enrolling_adds_all_that_a_stream_needs(database: pool.Database, p
         assert one_stream["coverage"] == []
     assert [row["enabled"] for row in wanted] == [True, True, False]
     assert await pool.fetchval("SELECT count(*) FROM alertwell.lease WHERE owner IS NULL") == 2
-    assert await tenants.sealed_secrets(database, [rows.tenant_id(1), rows.tenant_id(2)]) == {
+    assert await enrolments.sealed_secrets(database, [rows.tenant_id(1), rows.tenant_id(2)]) == {
         rows.tenant_id(1): ("app", b"s")
     }
 
@@ -127,7 +127,7 @@ async def test_a_rehearsal_counts_and_writes_nothing(database: pool.Database, po
     await enrol(database, rows.enrolment(1), rows.enrolment(2))
     before = await everything(pool)
     plan = [rows.enrolment(1), rows.enrolment(2, name="Fabrikam"), rows.enrolment(3)]
-    assert await tenants.rehearse(database, plan, lookback=rows.LOOKBACK) == tenants.Enrolled(1, 1, 1)
+    assert await enrolments.rehearse(database, plan, lookback=rows.LOOKBACK) == enrolments.Enrolled(1, 1, 1)
     assert await everything(pool) == before
 
 
@@ -266,7 +266,7 @@ async def test_a_removed_tenant_is_taken_back_on_purpose_only(database, pool):
     await rows.enrol(database, 1)
     await tenants.set_state(database, rows.tenant_id(1), "removed")
     both = [rows.enrolment(1), rows.enrolment(2)]
-    for act in (tenants.enrol, tenants.rehearse):
+    for act in (enrolments.enrol, enrolments.rehearse):
         with pytest.raises(errors.BadInput, match=f"Contoso 1 .{rows.tenant_id(1)}"):
             await act(database, both, lookback=rows.LOOKBACK, revive=False)
     assert await pool.fetchval("SELECT count(*) FROM alertwell.tenant") == 1

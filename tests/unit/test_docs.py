@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from service import metrics, model, settings
 from service.cli import main
-from service.store import feed, tenants
+from service.store import enrolments, feed
 from service.store import pool as pools
 
 TREE = Path(__file__).parents[2]
@@ -160,8 +160,8 @@ async def reader(admin_url: str) -> AsyncIterator[tuple[asyncpg.Connection, str]
 async def some_changes(database_url: str) -> None:
     """A tenant with two alerts, their changes numbered."""
     async with pools.open_database(database_url, size=1) as database:
-        enrolment = tenants.Enrolment(model.Tenant(CONTOSO, "Contoso", region="eu"), {"siem": {}})
-        await tenants.enrol(database, [enrolment], lookback=timedelta(days=1))
+        enrolment = enrolments.Enrolment(model.Tenant(CONTOSO, "Contoso", region="eu"), {"siem": {}})
+        await enrolments.enrol(database, [enrolment], lookback=timedelta(days=1))
         async with database.transaction() as connection:
             await connection.execute(
                 """

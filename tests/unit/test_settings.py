@@ -155,6 +155,8 @@ OTHER = {
     "retention_rejects": "30d",
     "http_host": "0.0.0.0",
     "http_port": "0",
+    "public_url": "https://alerts.example.com/of/us/",
+    "public_port": "8443",
     "log_format": "json",
     "log_level": "DEBUG",
 }

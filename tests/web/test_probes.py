@@ -27,7 +27,9 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 def serving(measured, live=lambda: GOOD, ready=lambda: GOOD, port=0) -> web_server.Server:
-    return web_server.Server("127.0.0.1", port, probes.Probes(live=live, ready=ready), measured)
+    return web_server.Server(
+        "127.0.0.1", port, web_server.application(probes.Probes(live=live, ready=ready), measured)
+    )
 
 
 async def test_checks_decide_the_status(measured, session):
@@ -199,7 +201,7 @@ async def test_an_address_of_others_is_a_bad_setting(host, measured):
     """An address that is not this machine's, or no address, names ALERTWELL_HTTP_HOST."""
     nothing = probes.Probes(live=lambda: GOOD, ready=lambda: GOOD)
     with pytest.raises(errors.BadSetting, match=f"ALERTWELL_HTTP_HOST='{host}'"):
-        await web_server.Server(host, 0, nothing, measured).__aenter__()
+        await web_server.Server(host, 0, web_server.application(nothing, measured)).__aenter__()
 
 
 async def test_the_port_is_free_afterwards(measured):

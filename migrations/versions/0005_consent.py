@@ -1,4 +1,4 @@
-"""Why a stream needs a person, as a word beside the sentence."""
+"""Who did what to tenants, and invitations: a tenant's consent from the link to the proof."""
 
 from __future__ import annotations
 

@@ -32,4 +32,4 @@ WHERE (SELECT everything FROM alertwell.reader_scope)
    OR EXISTS (SELECT FROM alertwell.reader r WHERE r.role = current_user AND r.tenant_id = s.tenant_id);
 COMMENT ON COLUMN soc.coverage.cause IS 'A stable word for what a person must mend, such as role_missing; null unless needs_attention or retired.';
 
-UPDATE alertwell.schema_version SET revision = 5;
+UPDATE alertwell.schema_version SET revision = 6;
