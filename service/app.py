@@ -19,11 +19,11 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from service import clouds, errors, log, process, settings
-from service.auth import modes, sealing, tokens
+from service import errors, log, parts, process, settings
+from service.auth import sealing, tokens
 from service.ingest import ownership, plan, reading, retention, scheduler, sequencer, worker
 from service.metrics import Metrics
-from service.sources import contract, registry
+from service.sources import registry
 from service.store import feed, pool, schema
 from service.store.embedded import Cluster
 from service.transport import budget, client, pace
@@ -48,52 +48,6 @@ class Collector:
     port: int
     failed: asyncio.Future[None]
     """Ends with an exception when a root task dies: then the process should end too."""
-
-
-def endpoints(config: settings.Settings) -> clouds.Endpoints:
-    """Hosts and audiences, with what the settings put in their place."""
-    return clouds.Endpoints(config.addresses, config.siem_resource)
-
-
-def roles() -> dict[str, frozenset[str]]:
-    """By service, the app roles of which a token must hold one: any that one of the service's sources can read with.
-
-    A token that has only another source's role is refused by the API itself, which names what it wants.
-    """
-    wanted: dict[str, frozenset[str]] = {}
-    for source in registry.SOURCES.values():
-        wanted[source.service] = wanted.get(source.service, frozenset()) | source.roles
-    return wanted
-
-
-def quotas() -> dict[str, tuple[pace.Quota, ...]]:
-    """By service, what its page allows an app and tenant."""
-    return {
-        source.service: tuple(pace.Quota(calls, seconds) for calls, seconds in source.quota)
-        for source in registry.SOURCES.values()
-        if source.quota
-    }
-
-
-def fallback(config: settings.Settings) -> contract.Source | None:
-    """What stands in for sources that end, where the settings name it. Raises errors.BadSetting."""
-    name = config.fallback_source
-    if name is None:
-        return None
-    if name not in registry.SOURCES:
-        raise errors.BadSetting(
-            f"ALERTWELL_FALLBACK_SOURCE={name[:40]!r}: must be {' or '.join(registry.SOURCES)}"
-        )
-    return registry.SOURCES[name]
-
-
-def shared_app(config: settings.Settings) -> modes.SharedApp | None:
-    """The multi-tenant app, where the settings name one."""
-    if config.client_id is None or config.client_secret is None:
-        return None
-    return modes.SharedApp(
-        config.client_id, config.client_secret_file or config.client_secret.get_secret_value()
-    )
 
 
 @asynccontextmanager
@@ -151,17 +105,17 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         session = await stack.enter_async_context(
             client.open_session(config.ca_file, connections=config.max_concurrent_polls)
         )
-        hosts = endpoints(config)
+        hosts = parts.endpoints(config)
         sealer = sealing.Sealer.from_file(config.sealing_keys_file) if config.sealing_keys_file else None
         restored = asyncio.Event()
         provider = tokens.Tokens(
             hosts,
             session,
-            shared=shared_app(config),
+            shared=parts.shared_app(config),
             sealer=sealer,
             ca_file=config.ca_file,
             siem_form=config.siem_token,
-            roles=roles(),
+            roles=parts.roles(),
             observe=lambda _service, outcome, _seconds: measured.tokens.labels(outcome).inc(),
             on_restored=restored.set,
         )
@@ -172,7 +126,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             provider,
             hosts,
             in_flight,
-            paces=pace.Pace(quotas()),
+            paces=pace.Pace(parts.quotas()),
             timeout=config.request_timeout.total_seconds(),
             observe=lambda service, status, seconds, size: measured.service(service).request(
                 status, seconds, size
@@ -185,7 +139,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             rules=plan.Rules(config.poll_interval, config.live_span, config.overlap),
             clock=reading.Clock(),
             metrics=measured,
-            fallback=fallback(config),
+            fallback=parts.fallback(config),
         )
         polls = worker.Worker(
             desk, replica_id, slots=config.max_concurrent_polls, budget=config.poll_budget.total_seconds()

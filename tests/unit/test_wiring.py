@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service import app, clouds, settings
+from service import clouds, parts, settings
 from service.sources import registry
 
 
@@ -12,12 +12,12 @@ def test_each_address_reaches_its_service(tmp_path):
     """AUTHORITY_URL, SIEM_URL, MDE_URL, XDR_URL and GRAPH_URL take the place of the table, and of nothing else."""
     keys = ("authority", *clouds.SERVICES)
     named = {f"ALERTWELL_{key.upper()}_URL": f"https://{key}.example" for key in keys}
-    hosts = app.endpoints(settings.load(named, secrets_dir=tmp_path))
+    hosts = parts.endpoints(settings.load(named, secrets_dir=tmp_path))
     assert hosts.authority("public") == "https://authority.example"
     assert [hosts.base_url(service, "dod", None) for service in clouds.SERVICES] == [
         f"https://{service}.example" for service in clouds.SERVICES
     ]
-    plain = app.endpoints(settings.load({}, secrets_dir=tmp_path))
+    plain = parts.endpoints(settings.load({}, secrets_dir=tmp_path))
     assert plain.base_url("graph", "public", None) == "https://graph.microsoft.com"
 
 
@@ -30,7 +30,7 @@ def test_every_service_has_an_address():
 
 def test_a_token_serves_all_sources_of_its_service():
     """Graph's two sources share a token, so that either's role will do; the API itself refuses what is not enough."""
-    roles = app.roles()
+    roles = parts.roles()
     assert roles["siem"] == frozenset()
     assert roles["mde"] == {"Alert.Read.All", "Alert.ReadWrite.All"}
     assert roles["graph"] == registry.get("graph_alerts").roles | registry.get("graph_incidents").roles
@@ -46,5 +46,5 @@ def test_a_token_serves_all_sources_of_its_service():
 )
 def test_quotas_hold_for_a_service(service, quotas):
     """A quota is the service's, for its requests name it as their group; an API without a documented one has none."""
-    assert [(quota.calls, quota.seconds) for quota in app.quotas()[service]] == quotas
-    assert "siem" not in app.quotas()
+    assert [(quota.calls, quota.seconds) for quota in parts.quotas()[service]] == quotas
+    assert "siem" not in parts.quotas()
