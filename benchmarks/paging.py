@@ -25,8 +25,7 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
-from service import app as composition
-from service import clouds, log, model
+from service import clouds, log, model, parts
 from service.auth import modes, tokens
 from service.ingest import owned, plan, reading, slots, turn
 from service.metrics import Metrics
@@ -106,7 +105,7 @@ async def measure(
                 provider,
                 hosts,
                 budget.ByteBudget(128 * MIB, 32 * MIB),
-                paces=pace.Pace(composition.quotas()) if quotas else None,
+                paces=pace.Pace(parts.quotas()) if quotas else None,
             ),
             database=database,
             sources=registry.SOURCES,
