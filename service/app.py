@@ -13,14 +13,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
 
 from service import errors, log, parts, process, settings
-from service.auth import sealing, tokens
+from service.auth import files, sealing, tokens
 from service.ingest import ownership, plan, reading, retention, scheduler, sequencer, worker
 from service.metrics import Metrics
 from service.sources import registry
@@ -74,6 +73,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
     measured = Metrics(VERSION)
     replica_id = uuid4()
     ttl = config.lease_ttl.total_seconds()
+    shared = parts.shared_app(config)  # before all else: a credential that cannot be read ends the start
     async with AsyncExitStack() as stack:
         doing = "waits for the database"
 
@@ -111,7 +111,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         provider = tokens.Tokens(
             hosts,
             session,
-            shared=parts.shared_app(config),
+            shared=shared,
             sealer=sealer,
             ca_file=config.ca_file,
             siem_form=config.siem_token,
@@ -164,10 +164,10 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         stack.push_async_callback(_quietly, partial(polls.flush, everything=True))
 
         clock = scheduler.Scheduler()
-        secret = _FileWatch(config.client_secret_file)
+        watched = files.Watch(shared.paths if shared else ())
 
         async def tick() -> None:
-            if restored.is_set() or secret.changed():
+            if restored.is_set() or watched.changed():
                 restored.clear()
                 polls.wake(["needs_attention"])
             polls.start_due()
@@ -204,25 +204,6 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         yield Collector(replica_id, measured, web.port, failed)
         doing = "stops"
         _log.info("stopping")
-
-
-class _FileWatch:
-    """Says once that a file is another one than before; a secret's own reader only looks when a token is asked for."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._stamp = self._look()
-
-    def changed(self) -> bool:
-        before, self._stamp = self._stamp, self._look()
-        return self._stamp != before
-
-    def _look(self) -> tuple[int, int, int] | None:
-        try:
-            found = self._path.stat() if self._path else None
-        except OSError:
-            return None
-        return (found.st_mtime_ns, found.st_size, found.st_ino) if found else None
 
 
 @asynccontextmanager

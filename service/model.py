@@ -16,7 +16,7 @@ TenantState = Literal["pending", "active", "paused", "removed"]
 StreamState = Literal["new", "ok", "catching_up", "throttled", "degraded", "needs_attention", "retired"]
 Arrival = Literal["live", "catch_up", "initial", "backfill", "sweep", "fallback"]
 WindowKind = Literal["live", "gap"]
-CredentialKind = Literal["client_secret"]
+CredentialKind = Literal["client_secret", "certificate", "federated", "delegated"]
 
 SEVERITIES = ("unknown", "informational", "low", "medium", "high")
 """soc.alerts.severity by severity_rank: 0 unknown to 4 high."""
@@ -99,11 +99,13 @@ class Answer:
     """A whole answer of an API. `date` is its Date header (whole seconds), the only clock that proves coverage.
 
     `base_url` is where the request's path was appended to; a link in the answer that leads anywhere else is not followed.
+    `partial` says, for people, why the API itself calls it a part of what was asked for (206); None where it does not.
     """
 
     body: bytes
     date: datetime | None
     base_url: str = ""
+    partial: str | None = None
 
 
 class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):

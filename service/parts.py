@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service import clouds, errors, settings
-from service.auth import modes
+from service.auth import credentials, federated, managed, modes
 from service.sources import contract, registry
 from service.transport import pace
 
@@ -46,9 +46,68 @@ def fallback(config: settings.Settings) -> contract.Source | None:
 
 
 def shared_app(config: settings.Settings) -> modes.SharedApp | None:
-    """The multi-tenant app, where the settings name one."""
-    if config.client_id is None or config.client_secret is None:
+    """The multi-tenant app with what is set to prove it, where the settings name any of that.
+
+    Raises errors.BadSetting where the settings do not fit together, or a file of theirs cannot be used.
+    """
+    secret = config.client_secret.get_secret_value() if config.client_secret else None
+    password = config.client_certificate_password
+    _fit(config)
+    source = _token_source(config)
+    if config.client_id is None and source is None:
         return None
-    return modes.SharedApp(
-        config.client_id, config.client_secret_file or config.client_secret.get_secret_value()
+    app = modes.SharedApp(
+        config.client_id,
+        config.client_secret_file or secret,
+        secret_expires_at=config.client_secret_expires_at,
+        certificate=config.client_certificate_file,
+        certificate_password=config.client_certificate_password_file
+        or (password.get_secret_value() if password else None),
+        federated=source,
     )
+    credentials.Shared(app)  # reads every file
+    return app
+
+
+def _fit(config: settings.Settings) -> None:
+    own = {
+        "CLIENT_SECRET": config.client_secret,
+        "CLIENT_CERTIFICATE_FILE": config.client_certificate_file,
+    }
+    source = {
+        "FEDERATED_TOKEN_FILE": config.federated_token_file,
+        "MANAGED_IDENTITY": config.managed_identity,
+    }
+    # Tenants with federated apps of their own need the source of tokens, and no shared app.
+    needing = own if config.sealing_keys_file is not None else own | source
+    homeless = [name for name, value in needing.items() if value is not None]
+    if config.client_id is None and homeless:
+        raise errors.BadSetting(
+            f"ALERTWELL_{homeless[0]} is set without ALERTWELL_CLIENT_ID, the application (client) id"
+        )
+    if config.client_id is not None and all(value is None for value in (own | source).values()):
+        raise errors.BadSetting(
+            "ALERTWELL_CLIENT_ID is set without a credential: set ALERTWELL_CLIENT_SECRET_FILE, "
+            "ALERTWELL_CLIENT_CERTIFICATE_FILE, ALERTWELL_FEDERATED_TOKEN_FILE or ALERTWELL_MANAGED_IDENTITY"
+        )
+    if all(value is not None for value in source.values()):
+        raise errors.BadSetting(
+            "ALERTWELL_FEDERATED_TOKEN_FILE and ALERTWELL_MANAGED_IDENTITY both give the federated token: leave one out"
+        )
+    if config.client_certificate_password is not None and config.client_certificate_file is None:
+        raise errors.BadSetting(
+            "ALERTWELL_CLIENT_CERTIFICATE_PASSWORD is set without ALERTWELL_CLIENT_CERTIFICATE_FILE, which it is for"
+        )
+    if config.client_secret_expires_at is not None and config.client_secret is None:
+        raise errors.BadSetting(
+            "ALERTWELL_CLIENT_SECRET_EXPIRES_AT is set without ALERTWELL_CLIENT_SECRET, whose end it is"
+        )
+
+
+def _token_source(config: settings.Settings) -> federated.Source | None:
+    if config.federated_token_file is not None:
+        return federated.TokenFile(config.federated_token_file)
+    if config.managed_identity is not None:
+        named = None if config.managed_identity == "system" else config.managed_identity
+        return managed.ManagedIdentity(named, managed.AUDIENCES[config.cloud])
+    return None

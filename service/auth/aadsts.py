@@ -100,7 +100,9 @@ BY_NUMBER: Final[Mapping[int, Verdict]] = {
     ),
     7000218: Verdict("B", "secret_missing", "no secret and no assertion was sent; set the app's credential"),
     700024: Verdict(
-        "O", "clock_skew", "the assertion is outside its time window; check this machine's clock"
+        "O",
+        "clock_skew",
+        "the assertion is outside its time window; check this machine's clock, and that a federated token is still rotated",
     ),
     700229: Verdict(
         "O", "federated_record_missing", "the token offered as federated credential is not of an app"
@@ -126,8 +128,8 @@ BY_NUMBER: Final[Mapping[int, Verdict]] = {
         70001,
     ),
     **_same(_APP_MISSING, 700016, 700011),
-    **_same(_ASSERTION, 700027, 50012, 700030, 50013, 500133),
-    **_same(_FEDERATED, 70021, 700211, 700213, 7002138),
+    **_same(_ASSERTION, 700027, 50012, 700030, 50013, 500133, 50027, 700021, 700023),
+    **_same(_FEDERATED, 70021, 70025, 700211, 700212, 700213, 7002138),
     **_same(_OTHER_CLOUD, 90038, 900382, 900432),
     **_same(_CONSENT, 65001, 90094, 90095),
     **_same(_RESOURCE, 500011, 50001, 500014),
@@ -142,7 +144,9 @@ BY_NUMBER: Final[Mapping[int, Verdict]] = {
 
 BY_ERROR: Final[Mapping[str, Verdict]] = {
     "invalid_client": Verdict(
-        "O", "credential_refused", "Entra refuses the app's credential; check the app id and its secret"
+        "O",
+        "credential_refused",
+        "Entra refuses the app's credential; check the app id and its secret or certificate",
     ),
     "unauthorized_client": _APP_MISSING,
     "invalid_resource": _RESOURCE,

@@ -2,6 +2,7 @@
 
 Entra blocks what hammers it with a wrong secret. So the first refusal opens the breaker: until its time has passed every call is
 refused here, without a request. Then one call goes through as the probe, the others of that moment wait for its outcome.
+The very first call goes alone too: a credential that is wrong from the start costs one request, not one a place.
 A changed secret is another credential, with a breaker of its own, which is closed.
 """
 
@@ -36,6 +37,7 @@ class Breaker:
         self._pause = FIRST_PAUSE
         self._until = 0.0
         self._probe: asyncio.Future[None] | None = None
+        self._tried = False
 
     @property
     def is_open(self) -> bool:
@@ -58,13 +60,14 @@ class Breaker:
             self._close()
         finally:
             # A probe that ended without an answer leaves the breaker as it is: the next call is the next probe.
+            self._tried = True
             if probe is not None:
                 self._probe = None
                 probe.set_result(None)
 
     async def _admit(self) -> asyncio.Future[None] | None:
-        while self._refusal is not None:
-            if self._clock() < self._until:
+        while self._refusal is not None or not self._tried:
+            if self._refusal is not None and self._clock() < self._until:
                 raise errors.CredentialRefused(
                     str(self._refusal),
                     code=self._refusal.code,

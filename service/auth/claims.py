@@ -5,6 +5,7 @@ Tokens are opaque for clients by contract: one that cannot be read is used as it
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Any, Final
@@ -13,11 +14,14 @@ from uuid import UUID
 import jwt
 
 from service import errors
+from service.auth import clock
 
 LONGEST: Final = 32 * 1024
 """Characters; a token travels in a header, and servers take 8 to 32 KiB of those."""
 
 _BEARER: Final = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
+_NAME: Final = re.compile(r"[A-Za-z0-9._:/-]{1,100}")
+_MOST_NAMES: Final = 10
 _GUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -26,10 +30,19 @@ def usable(token: object) -> bool:
     return isinstance(token, str) and len(token) <= LONGEST and _BEARER.fullmatch(token) is not None
 
 
-def check(token: str, *, tenant_id: UUID, audience: str, roles: Iterable[str] = ()) -> None:
-    """Raise errors.Attention where a readable token is for another tenant or API, or lacks every one of `roles`.
+def check(
+    token: str,
+    *,
+    tenant_id: UUID,
+    audience: str,
+    roles: Iterable[str] = (),
+    scopes: Iterable[str] = (),
+    now: clock.Clock | None = None,
+) -> None:
+    """Raise errors.PollFailure where a readable token is for another tenant or API, has ended, or lacks what is needed.
 
-    `roles` are alternatives (Alert.Read.All or Alert.ReadWrite.All); none means that the API has no roles.
+    `roles` (of an app) and `scopes` (of a signed-in user, `scp`) are alternatives each, such as Alert.Read.All or
+    Alert.ReadWrite.All; none means that the API has none. `now` is Entra's clock; without it, `exp` is not looked at.
     """
     claims = _claims(token)
     if claims is None:
@@ -45,15 +58,33 @@ def check(token: str, *, tenant_id: UUID, audience: str, roles: Iterable[str] = 
             f"Entra gave a token for another API than {audience}; it is not used. Check the resource in the settings",
             code="wrong_audience",
         )
-    wanted = tuple(roles)
-    if not wanted:
+    if now is not None:
+        _alive(claims.get("exp"), now)
+    _has("role", tuple(roles), claims.get("roles"))
+    scp = claims.get("scp")
+    _has("scope", tuple(scopes), scp.split() if isinstance(scp, str) else None)
+
+
+def _alive(exp: object, now: clock.Clock) -> None:
+    if isinstance(exp, bool) or not isinstance(exp, int | float) or not math.isfinite(exp):
         return
-    granted = claims.get("roles")
-    if not isinstance(granted, list) or not any(role in granted for role in wanted):
-        raise errors.Attention(
-            f"the app has no role {' or '.join(wanted)} in that tenant; an admin of the customer has to consent to it",
-            code="role_missing",
+    if exp <= now.now():
+        raise errors.Transient(
+            f"Entra gave a token that ended {now.now() - exp:.0f} s ago; it is not used ({now.said()})"
         )
+
+
+def _has(what: str, wanted: tuple[str, ...], granted: object) -> None:
+    held = granted if isinstance(granted, list) else []
+    if not wanted or any(one in held for one in wanted):
+        return
+    names = [one for one in held if isinstance(one, str) and _NAME.fullmatch(one)]
+    shown = " ".join(names[:_MOST_NAMES]) + (" …" if len(names) > _MOST_NAMES else "")
+    raise errors.Attention(
+        f"the token is fine but lacks the {what} {' or '.join(wanted)} (has: {shown or 'none'}); "
+        "an admin of the customer has to consent again",
+        code=f"{what}_missing",
+    )
 
 
 def _claims(token: str) -> dict[str, Any] | None:

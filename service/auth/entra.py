@@ -1,14 +1,16 @@
 """Tokens by MSAL, in the v2 form. Everything here blocks and runs in a thread; MSAL's exceptions end here.
 
-One app object and one token cache a (tenant, credential): MSAL's cache knows a tenant only by the first path segment of the
-token endpoint, and a shared one has been seen to hand a tenant another's token.
+Each request makes an MSAL app with a cache of its own, and drops it: MSAL's cache knows a tenant only by the first path segment
+of the token endpoint, and a shared one has been seen to hand a tenant another's token. Kept for thousands of tenants they would
+hold hundreds of MiB, while making one costs about a millisecond where the tenant's metadata are known.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, assert_never
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msal
@@ -16,8 +18,9 @@ import msal.exceptions
 import requests
 
 from service import errors
-from service.auth import modes, replies, wire
+from service.auth import certificates, clock, federated, modes, replies, wire
 
+_ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _FAMILIES: Final = (
     ValueError,  # MSAL's own complaints, and JSON that is none
     msal.exceptions.MsalError,
@@ -31,55 +34,90 @@ _FAMILIES: Final = (
 )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class App:
     """An app in one tenant with one credential. `authority` is the https address with the tenant's id at its end.
 
-    MSAL's own object is made at first use, since that asks Entra for the tenant's metadata; `http_cache` keeps these for a day.
+    `open` gives the credential; `memory` holds the tenant's metadata from one request to the next.
     """
 
     identity: modes.Identity
     authority: str
-    mode: modes.Mode = field(repr=False)
-    http_cache: dict[str, Any] = field(default_factory=dict, repr=False)
-    _msal: Any = field(default=None, repr=False)
+    open: Callable[[], modes.Mode] = field(repr=False)
+    memory: wire.Memory = field(default_factory=dict, repr=False)
 
     def grant(self, session: wire.Wire, scope: str, seconds: float) -> replies.Grant:
-        """Fetch a new token within so many seconds; never one from MSAL's cache. Raises errors.PollFailure."""
+        """Fetch a new token within so many seconds. Raises errors.PollFailure, errors.BadSetting."""
+        mode = self.open()
         failure: errors.PollFailure
-        with session.call(urlsplit(self.authority).netloc.lower(), seconds):
+        with session.call(urlsplit(self.authority).netloc.lower(), seconds, self.memory):
             try:
-                result = self._fetch(session, scope)
+                result = self._fetch(session, mode, scope)
             except _FAMILIES as error:
+                self.memory.clear()  # metadata that MSAL cannot use are not asked twice
                 failure = errors.Transient(f"Entra's answer cannot be used ({type(error).__name__})")
             else:
                 return replies.grant(result)
         # Outside of the except block: the original may quote an answer.
         raise failure
 
-    def _fetch(self, session: wire.Wire, scope: str) -> dict[str, Any]:
-        if self._msal is None:
-            self._msal = msal.ConfidentialClientApplication(
-                self.identity.app_id,
-                client_credential=_credential(self.mode),
-                authority=self.authority,
-                instance_discovery=False,  # on any error it would ask another host and hide the error
-                azure_region=False,  # or MSAL_FORCE_REGION of the environment could move the endpoint
-                http_client=session,
-                http_cache=self.http_cache,
-                token_cache=msal.TokenCache(),
-            )
-        # When to renew is decided by Tokens; MSAL would hand out the old token until 5 minutes before its end.
-        self._msal.remove_tokens_for_client()
-        result: dict[str, Any] = self._msal.acquire_token_for_client(scopes=[scope])
+    def proof(self, endpoint: str, now: clock.Clock) -> dict[str, str]:
+        """What proves to the token endpoint that we are this app, as fields of a form.
+
+        Raises errors.CredentialRefused, errors.BadSetting.
+        """
+        named = {"client_id": self.identity.app_id}
+        match self.open():
+            case modes.ClientSecret(value):
+                return {**named, "client_secret": value}
+            case mode:
+                text = self._assertion(mode, endpoint, now)
+                return {**named, "client_assertion_type": _ASSERTION_TYPE, "client_assertion": text}
+
+    def refused(self) -> None:
+        """Entra has refused the credential: what is cached of it is of no use. Takes no time for a shared one."""
+        if self.identity.kind == "federated":
+            mode = self.open()
+            if isinstance(mode, federated.Federated):
+                mode.source.refused()
+
+    def _fetch(self, session: wire.Wire, mode: modes.Mode, scope: str) -> dict[str, Any]:
+        app = msal.ConfidentialClientApplication(
+            self.identity.app_id,
+            client_credential=self._credential(mode, session.clock),
+            authority=self.authority,
+            instance_discovery=False,  # on any error it would ask another host and hide the error
+            azure_region=False,  # or MSAL_FORCE_REGION of the environment could move the endpoint
+            http_client=session,
+            token_cache=msal.TokenCache(),
+        )
+        result: dict[str, Any] = app.acquire_token_for_client(scopes=[scope])
         if "refresh_on" in result:
             result["refresh_in"] = result["refresh_on"] - time.time()
         return result
 
+    def _credential(self, mode: modes.Mode, now: clock.Clock) -> str | dict[str, Any]:
+        match mode:
+            case modes.ClientSecret(value):
+                return value
+            case _:
 
-def _credential(mode: modes.Mode) -> str:
-    match mode:
-        case modes.ClientSecret(value):
-            return value
-        case _:
-            assert_never(mode)
+                def assertion(facts: dict[str, Any]) -> str:
+                    return self._assertion(mode, facts["token_endpoint"], now)
+
+                return {"client_assertion": assertion}
+
+    def _assertion(
+        self, mode: certificates.Certificate | federated.Federated, endpoint: str, now: clock.Clock
+    ) -> str:
+        match mode:
+            case certificates.Certificate():
+                if mode.expires_at.timestamp() <= now.now():
+                    raise errors.CredentialRefused(
+                        f"the certificate of app {self.identity.app_id} expired on {mode.expires_at:%Y-%m-%d}; "
+                        f"register a new one with the app and set it ({now.said()})",
+                        code="certificate_expired",
+                    )
+                return mode.assertion(self.identity.app_id, endpoint, now.now())
+            case federated.Federated(source):
+                return source.assertion(now.now())

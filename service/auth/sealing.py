@@ -1,19 +1,17 @@
 """Secrets at rest: sealed with Fernet keys of a file, newest first, so that keys can be changed without a stop.
 
-Also the one reader of secret files. What is wrong with a file is said by name, never with its contents.
+What is wrong with a file of keys is said by name, never with its contents.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from cryptography import fernet
 
 from service import errors
-
-LARGEST_FILE: Final = 64 * 1024
-"""Bytes; a secret, a key list or a PEM bundle is far smaller, a wrong path (a disk, a log) is not."""
+from service.auth import files
 
 
 class Sealer:
@@ -78,20 +76,4 @@ def read_secret_file(path: Path) -> str:
 
     Raises errors.BadSetting where it is missing, empty, unreadable, not text, or over 64 KiB.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise errors.BadSetting(f"{path}: cannot be read ({error.strerror or 'unreadable'})") from None
-    if len(content) > LARGEST_FILE:
-        raise errors.BadSetting(f"{path}: over {LARGEST_FILE} bytes, so it is not a secret")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = None
-    if text is None or "\0" in text:
-        raise errors.BadSetting(f"{path}: not a text in UTF-8")
-    text = text.removesuffix("\n").removesuffix("\r")
-    if not text.strip():
-        raise errors.BadSetting(f"{path}: is empty")
-    return text
+    return files.text(path)

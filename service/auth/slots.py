@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from service import errors, model
-from service.auth import entra, replies
+from service.auth import breaker, modes, replies, wire
 
 Form = Literal["v2", "v1"]
 Outcome: TypeAlias = replies.Grant | errors.PollFailure
@@ -16,6 +17,8 @@ _EARLY: Final = 600.0
 """Seconds before its end from which a token is renewed (a quarter of its life where that is shorter)."""
 _MARGIN: Final = 30.0
 """Seconds before its end from which a token is not used any more (a tenth of its life where that is shorter)."""
+_MOST: Final = 4
+"""Credentials that are held of one tenant and service: those of its streams, and room for changed ones."""
 _PAUSE: Final = 30.0
 _LONGEST_PAUSE: Final = 300.0
 """Seconds between renewals that fail while the token still lives: they double from the first to the second."""
@@ -23,9 +26,8 @@ _LONGEST_PAUSE: Final = 300.0
 
 @dataclass(slots=True)
 class Slot:
-    """The token of one (tenant, service, app), and the flight that fetches the next."""
+    """The token of one (tenant, service, credential), and the flight that fetches the next."""
 
-    credential: model.Credential | None
     form: Form
     token: str | None = field(default=None, repr=False)
     fetched: float = 0.0
@@ -62,7 +64,26 @@ class Slot:
 
 @dataclass(slots=True)
 class Holding:
-    """All that is kept of one tenant, so that it can be forgotten at once."""
+    """All that is kept of one tenant, so that it can be forgotten at once.
 
-    slots: dict[tuple[str, str], Slot] = field(default_factory=dict)
-    apps: dict[str, entra.App] = field(default_factory=dict, repr=False)
+    Two of its streams may have credentials of their own, for the same API; a credential that was changed leaves its slot behind.
+    """
+
+    slots: dict[tuple[str, model.Credential | None], Slot] = field(default_factory=dict)
+    breakers: dict[modes.Identity, breaker.Breaker] = field(default_factory=dict, repr=False)
+    memory: wire.Memory = field(default_factory=dict, repr=False)
+
+    def add(self, service: str, credential: model.Credential | None, slot: Slot) -> None:
+        """Hold one more slot; the oldest beyond what streams can use goes."""
+        old = [key for key, held in self.slots.items() if key[0] == service and held.flight is None]
+        for key in old[: max(len(old) + 1 - _MOST, 0)]:
+            del self.slots[key]
+        self.slots[service, credential] = slot
+
+    def guard(self, identity: modes.Identity, made: Callable[[], breaker.Breaker]) -> breaker.Breaker:
+        """The breaker of one of the tenant's own credentials."""
+        if identity not in self.breakers:
+            for old in list(self.breakers)[: max(len(self.breakers) + 1 - 2 * _MOST, 0)]:
+                del self.breakers[old]
+            self.breakers[identity] = made()
+        return self.breakers[identity]

@@ -1,9 +1,9 @@
 """Access tokens for every tenant: kept here, fetched once at a time each, renewed before they end.
 
 `Tokens.token` is called before each request, so the common case is two dictionary look-ups. Everything else is one flight a
-(tenant, service, app): callers that come meanwhile wait for it, and a caller that is cancelled does not cancel it.
-A flight waits for one of a few places, passes the breaker of its credential, and then has a total deadline; MSAL's
-part runs in a thread, and a place is given back only when that thread has really ended.
+(tenant, service, credential): callers that come meanwhile wait for it, and a caller that is cancelled does not cancel it.
+A flight waits for one of a few places, passes the breaker of its credential, and then has a total deadline. Where the shared
+app has several credentials, one that is refused makes way for the next.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 from uuid import UUID
@@ -20,14 +20,27 @@ import aiohttp
 import structlog
 
 from service import clouds, errors, model
-from service.auth import breaker, claims, entra, modes, replies, sealing, slots, v1, wire
+from service.auth import (
+    breaker,
+    claims,
+    clock,
+    credentials,
+    entra,
+    modes,
+    replies,
+    sealing,
+    slots,
+    threads,
+    v1,
+    wire,
+)
 
 SiemForm = Literal["auto", "v2", "v1"]
 
 _FRESH: Final = 60.0
 """Seconds: a token refused by the API at this age was not refused for its age."""
 
-_log = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
 
 class Tokens:
@@ -44,36 +57,35 @@ class Tokens:
         siem_form: SiemForm = "auto",
         roles: Mapping[str, frozenset[str]] | None = None,
         deadline: float = 10.0,
-        places: int = 16,
+        places: int = 32,
         queue_time: float = 30.0,
         observe: Callable[[str, str, float], None] | None = None,
         on_restored: Callable[[], None] | None = None,
+        now: clock.Clock | None = None,
     ) -> None:
         """`shared` is the app of tenants without a credential of their own, `sealer` opens those credentials.
 
         `roles` names for each service the app roles of which one is needed. `deadline` is the seconds of one request for
         a token, `places` how many run at once, `queue_time` the seconds to wait for a place. `observe(service, outcome,
         seconds)` is called after each flight, with "ok" or a failure's kind; `on_restored()` when a credential that was
-        refused is accepted again. Raises errors.BadSetting for a CA file that cannot be read.
+        refused is accepted again; `now` is taught Entra's time. Raises errors.BadSetting for a file that cannot be used.
         """
         self._endpoints = endpoints
         self._session = session
-        self._shared_app = shared
-        self._shared = modes.SharedSecret(shared) if shared else None
+        self._shared = credentials.Shared(shared) if shared else None
         self._sealer = sealer
         self._siem_form = siem_form
         self._roles = dict(roles or {})
         self._deadline = deadline
-        self._queue_time = queue_time
         self._observe = observe
         self._on_restored = on_restored
-        self._wire = wire.Wire(ca_file, places)
-        self._pool = ThreadPoolExecutor(places, thread_name_prefix="entra")
-        self._places = asyncio.Semaphore(places)
+        self.clock = now or clock.Clock()
+        self._wire = wire.Wire(ca_file, places, self.clock)
+        self._places = threads.Places(places, queue_time)
         self._tenants: dict[UUID, slots.Holding] = {}
+        self._used: model.CredentialKind | None = None
         self._breakers: dict[modes.Identity, breaker.Breaker] = {}
         self._flights: set[asyncio.Task[slots.Outcome]] = set()
-        self._threads: set[asyncio.Future[replies.Grant]] = set()
 
     async def token(self, access: model.Access, service: str) -> str:
         """A token that lives on for a while. Raises errors.PollFailure where there is none to have."""
@@ -109,8 +121,10 @@ class Tokens:
     def forget(self, tenant_id: UUID) -> None:
         """Drop all that is kept of a tenant: removed, owned by another replica, or to be tried anew at once."""
         self._tenants.pop(tenant_id, None)
-        for identity in [one for one in self._breakers if one.owner == str(tenant_id)]:
-            del self._breakers[identity]
+
+    def horizons(self) -> list[modes.Horizon]:
+        """Until when each of the shared app's credentials lasts. Tenants' own are in the database, with their end."""
+        return self._shared.horizons() if self._shared else []
 
     async def close(self) -> None:
         """End what is under way. A thread inside a hung call ends by its own deadline and is not waited for."""
@@ -118,23 +132,22 @@ class Tokens:
         for flight in flights:
             flight.cancel()
         await asyncio.gather(*flights, return_exceptions=True)
-        for thread in self._threads:
-            thread.cancel()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._places.close()
         self._wire.close()
 
     def _slot(self, access: model.Access, service: str) -> slots.Slot:
-        credential = access.credential
-        app_id = credential.app_id if credential else self._shared_app.app_id if self._shared_app else ""
-        tenant_id = access.tenant.tenant_id
+        holding = self._holding(access.tenant.tenant_id)
+        slot = holding.slots.get((service, access.credential))
+        if slot is None:
+            slot = slots.Slot("v1" if service == "siem" and self._siem_form == "v1" else "v2")
+            holding.add(service, access.credential, slot)
+        return slot
+
+    def _holding(self, tenant_id: UUID) -> slots.Holding:
         holding = self._tenants.get(tenant_id)
         if holding is None:
             holding = self._tenants[tenant_id] = slots.Holding()
-        slot = holding.slots.get((service, app_id))
-        if slot is None or slot.credential != credential:
-            form: slots.Form = "v1" if service == "siem" and self._siem_form == "v1" else "v2"
-            slot = holding.slots[service, app_id] = slots.Slot(credential, form)
-        return slot
+        return holding
 
     def _both_forms(self, service: str) -> bool:
         return service == "siem" and self._siem_form == "auto"
@@ -162,91 +175,117 @@ class Tokens:
         return outcome
 
     async def _fetch(self, access: model.Access, service: str, slot: slots.Slot) -> replies.Grant:
-        cloud, tenant_id = access.tenant.cloud, access.tenant.tenant_id
-        audience = self._endpoints.audience(service, cloud)
-        app = self._app(access, f"{self._endpoints.authority(cloud)}/{tenant_id}")
+        tenant = access.tenant
+        audience = self._endpoints.audience(service, tenant.cloud)
+        apps = self._apps(access, f"{self._endpoints.authority(tenant.cloud)}/{tenant.tenant_id}")
         try:
-            grant = await self._grant(app, audience, slot.form)
+            grant = await self._grant(apps, audience, slot.form)
         except replies.FormRefused:
             if not self._both_forms(service):
                 raise
             grant = None
         if grant is None:
-            grant = await self._grant(app, audience, _other(slot.form))
+            grant = await self._grant(apps, audience, _other(slot.form))
             slot.form = _other(slot.form)
             _log.info("token.form_changed", service=service, form=slot.form)
-        claims.check(grant.token, tenant_id=tenant_id, audience=audience, roles=self._roles.get(service, ()))
+        roles = self._roles.get(service, ())
+        claims.check(grant.token, tenant_id=tenant.tenant_id, audience=audience, roles=roles, now=self.clock)
         return grant
 
-    async def _grant(self, app: entra.App, audience: str, form: slots.Form) -> replies.Grant:
-        try:
-            async with asyncio.timeout(self._queue_time):
-                await self._places.acquire()
-        except TimeoutError:
-            raise errors.Transient("too many requests for tokens are under way; is Entra slow?") from None
-        thread: asyncio.Future[replies.Grant] | None = None
-        try:
-            async with self._breaker(app.identity).guard():
-                if form == "v1":
-                    return await v1.grant(self._session, app, audience, self._deadline)
-                scope = f"{audience}/.default"
-                thread = asyncio.get_running_loop().run_in_executor(
-                    self._pool, app.grant, self._wire, scope, self._deadline
-                )
-                self._threads.add(thread)
-                done, _ = await asyncio.wait({thread}, timeout=self._deadline)
-                if not done:
-                    raise errors.Transient(f"Entra did not answer within {self._deadline:g} s")
-                return thread.result()
-        finally:
-            # A thread outlives its caller and may outlive its deadline: its place is free when it has ended.
-            if thread is None:
-                self._places.release()
+    async def _grant(
+        self, apps: list[tuple[entra.App, breaker.Breaker]], audience: str, form: slots.Form
+    ) -> replies.Grant:
+        """A token by the first of the credentials that Entra takes."""
+        refusals = []
+        for app, guard in apps:
+            try:
+                async with self._places.place() as place, guard.guard():
+                    grant = await self._ask(place, app, audience, form)
+            except errors.CredentialRefused as refusal:
+                refusals.append((app.identity.kind, refusal))
             else:
-                thread.add_done_callback(self._ended)
+                self._note(app.identity)
+                return grant
+        raise credentials.together(refusals)
 
-    def _ended(self, thread: asyncio.Future[replies.Grant]) -> None:
-        self._threads.discard(thread)
-        self._places.release()
-        if not thread.cancelled():
-            thread.exception()  # seen, so that asyncio does not report what came too late
+    def _note(self, identity: modes.Identity) -> None:
+        """Say once which of the shared credentials has taken the place of another."""
+        if identity.owner != credentials.OWNER or identity.kind == self._used:
+            return
+        if self._used is not None:
+            _log.warning("credential.changed_over", before=self._used, now=identity.kind)
+        self._used = identity.kind
+
+    async def _ask(
+        self, place: threads.Place, app: entra.App, audience: str, form: slots.Form
+    ) -> replies.Grant:
+        skew = self.clock.skew
+        try:
+            return await self._once(place, app, audience, form)
+        except errors.CredentialRefused as refusal:
+            app.refused()
+            if refusal.code != "clock_skew" or self.clock.skew == skew:
+                raise
+        # The refusal's own Date has told us the time.
+        return await self._once(place, app, audience, form)
+
+    async def _once(
+        self, place: threads.Place, app: entra.App, audience: str, form: slots.Form
+    ) -> replies.Grant:
+        if form == "v2":
+            return await place.run(
+                self._deadline, app.grant, self._wire, f"{audience}/.default", self._deadline
+            )
+        endpoint = f"{app.authority}/oauth2/token"
+        proof = await place.run(self._deadline, app.proof, endpoint, self.clock)
+        return await v1.grant(self._session, endpoint, proof, audience, self._deadline, self.clock)
+
+    def _apps(self, access: model.Access, authority: str) -> list[tuple[entra.App, breaker.Breaker]]:
+        """The app with each credential that this access may use, in the order in which they are tried."""
+        holding = self._holding(access.tenant.tenant_id)
+        own = access.credential
+        if own is not None:
+            identity = modes.own_identity(access.tenant, own)
+            source = self._shared.app.federated if self._shared else None
+            app = entra.App(
+                identity, authority, partial(modes.unsealed, own, self._sealer, source), holding.memory
+            )
+            return [(app, holding.guard(identity, partial(self._new_breaker, identity)))]
+        found = [
+            (entra.App(identity, authority, partial(_given, mode), holding.memory), self._breaker(identity))
+            for identity, mode in (self._shared.read() if self._shared else [])
+        ]
+        if not found:
+            raise errors.Attention(
+                "no app to sign in with: set CLIENT_ID with a secret, a certificate or a federated token, or give the "
+                "tenant an app of its own",
+                code="credential_missing",
+            )
+        return found
 
     def _breaker(self, identity: modes.Identity) -> breaker.Breaker:
+        """Of one of the shared credentials; another version of it begins with a breaker that is closed."""
         if identity not in self._breakers:
-            self._breakers[identity] = breaker.Breaker(on_change=self._credential_changed)
+            for old in [one for one in self._breakers if one.kind == identity.kind]:
+                del self._breakers[old]
+            self._breakers[identity] = self._new_breaker(identity)
         return self._breakers[identity]
 
-    def _credential_changed(self, refusal: errors.CredentialRefused | None) -> None:
+    def _new_breaker(self, identity: modes.Identity) -> breaker.Breaker:
+        return breaker.Breaker(on_change=partial(self._credential_changed, identity))
+
+    def _credential_changed(self, identity: modes.Identity, refusal: errors.CredentialRefused | None) -> None:
+        named = {"kind": identity.kind, "app_id": identity.app_id, "owner": identity.owner}
         if refusal is not None:
-            _log.error("credential.refused", reason=str(refusal), code=refusal.code)
+            _log.error("credential.refused", reason=str(refusal), code=refusal.code, **named)
             return
-        _log.info("credential.restored")
+        _log.info("credential.restored", **named)
         if self._on_restored:
             self._on_restored()
 
-    def _app(self, access: model.Access, authority: str) -> entra.App:
-        """The app object for this access, made anew where the secret or the tenant's cloud has changed."""
-        identity, mode = self._credential(access)
-        apps = self._tenants.setdefault(access.tenant.tenant_id, slots.Holding()).apps
-        app = apps.get(identity.app_id)
-        if app is not None and app.identity == identity and app.authority == authority:
-            return app
-        metadata = app.http_cache if app is not None else {}
-        app = apps[identity.app_id] = entra.App(identity, authority, mode, metadata)
-        for old in [one for one in self._breakers if one.precedes(identity)]:
-            del self._breakers[old]
-        return app
 
-    def _credential(self, access: model.Access) -> tuple[modes.Identity, modes.Mode]:
-        if access.credential is not None:
-            identity = modes.own_identity(access.tenant, access.credential)
-            return identity, modes.unsealed(access.credential, self._sealer)
-        if self._shared is None:
-            raise errors.Attention(
-                "no app to sign in with: set CLIENT_ID and CLIENT_SECRET, or give the tenant an app of its own",
-                code="credential_missing",
-            )
-        return self._shared.read()
+def _given(mode: modes.Mode) -> modes.Mode:
+    return mode
 
 
 def _other(form: slots.Form) -> slots.Form:

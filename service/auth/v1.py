@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 import aiohttp
 
 from service import errors
-from service.auth import entra, replies
+from service.auth import clock, replies
 
 _CHUNK: Final = 16 * 1024
 
 
 async def grant(
-    session: aiohttp.ClientSession, app: entra.App, resource: str, seconds: float
+    session: aiohttp.ClientSession,
+    endpoint: str,
+    proof: Mapping[str, str],
+    resource: str,
+    seconds: float,
+    now: clock.Clock,
 ) -> replies.Grant:
-    """Fetch a token for the resource within so many seconds. Raises errors.PollFailure."""
-    form = {
-        "grant_type": "client_credentials",
-        "client_id": app.identity.app_id,
-        "client_secret": app.mode.value,
-        "resource": resource,
-    }
+    """Fetch a token for the resource within so many seconds; `proof` holds the app's id and what proves it.
+
+    Tells `now` what the answer is dated. Raises errors.PollFailure.
+    """
+    form = {"grant_type": "client_credentials", **proof, "resource": resource}
     try:
         async with (
             asyncio.timeout(seconds),
             session.post(
-                f"{app.authority}/oauth2/token",
+                endpoint,
                 data=form,
                 # The session belongs to the APIs: nothing of it is decompressed unasked.
                 headers={"Accept": "application/json", "Accept-Encoding": "identity"},
@@ -46,6 +50,7 @@ async def grant(
     except (aiohttp.ClientError, OSError, ValueError) as error:
         fault = errors.Transient(f"Entra cannot be reached, or ended the connection ({type(error).__name__})")
     else:
+        now.learn(headers.get("Date"))
         return replies.grant(replies.read(status, headers, body))
     # Outside of the except block: the original holds the request, and with it the secret.
     raise fault

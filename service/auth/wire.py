@@ -8,6 +8,7 @@ also keeps MSAL's memory of a 400 (60 s, beyond a consent that was given meanwhi
 from __future__ import annotations
 
 import http.cookiejar
+import json
 import ssl
 import threading
 import time
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 import requests
@@ -23,10 +24,12 @@ import requests.adapters
 import urllib3
 
 from service import errors
-from service.auth import replies
+from service.auth import clock, replies
 
 _CHUNK: Final = 16 * 1024
 _CONNECT: Final = 5.0
+_A_DAY: Final = 24 * 3600.0
+_READ: Final = ("issuer", "authorization_endpoint", "token_endpoint", "device_authorization_endpoint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,26 @@ class Reply:
         """Every reply that gets here is a success."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Metadata of a tenant, and until when (monotonic seconds) they serve."""
+
+    reply: Reply
+    until: float
+
+
+Memory: TypeAlias = dict[str, Kept]
+"""By URL, what a tenant's metadata said."""
+
+
 class Wire:
     """MSAL's `http_client`, shared by all app objects; each call runs inside `call`, in its own thread."""
 
-    def __init__(self, ca_file: Path | None, connections: int) -> None:
-        """Trusts `ca_file`, or else what the system trusts. Raises errors.BadSetting where the file holds no certificates."""
+    def __init__(self, ca_file: Path | None, connections: int, now: clock.Clock) -> None:
+        """Trusts `ca_file`, or else what the system trusts; tells `now` what the answers are dated.
+
+        Raises errors.BadSetting where the file holds no certificates.
+        """
         try:
             context = ssl.create_default_context(cafile=ca_file)
         except (OSError, ValueError):
@@ -59,22 +77,29 @@ class Wire:
         self._session.mount("https://", _Adapter(context, connections))
         self._session.mount("http://", _NoPlainHttp())
         self._thread = threading.local()
+        self.clock = now
 
     @contextmanager
-    def call(self, host: str, seconds: float) -> Iterator[None]:
-        """Let this thread speak to `host` (with port) alone, for so many seconds in all."""
+    def call(self, host: str, seconds: float, memory: Memory) -> Iterator[None]:
+        """Let this thread speak to `host` (with port) alone, for so many seconds in all, remembering metadata in `memory`."""
         self._thread.host = host
+        self._thread.memory = memory
         self._thread.until = time.monotonic() + seconds
         try:
             yield
         finally:
-            self._thread.host = None
+            self._thread.host = self._thread.memory = None
 
     def get(
         self, url: str, params: Any = None, headers: Mapping[str, str] | None = None, **_ignored: Any
     ) -> Reply:
-        """As MSAL calls it for metadata."""
-        return self._exchange("GET", url, params=params, headers=headers)
+        """As MSAL calls it for metadata, which are asked for once a day."""
+        memory: Memory = self._thread.memory
+        kept = memory.get(url)
+        if kept is None or kept.until < time.monotonic():
+            reply = self._exchange("GET", url, params=params, headers=headers)
+            kept = memory[url] = Kept(_endpoints(reply), time.monotonic() + _A_DAY)
+        return kept.reply
 
     def post(
         self,
@@ -106,6 +131,7 @@ class Wire:
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             fault = _fault(error)
         else:
+            self.clock.learn(response.headers.get("Date"))
             replies.read(response.status_code, response.headers, body)
             return Reply(response.status_code, body.decode(errors="replace"), response.headers)
         # Outside of the except block: the original holds the request, and with it the secret.
@@ -127,6 +153,13 @@ class Wire:
             parts.append(part)
             self._left()
         return b"".join(parts)
+
+
+def _endpoints(reply: Reply) -> Reply:
+    """The few hundred bytes that MSAL reads of a tenant's metadata: there are thousands of tenants."""
+    content = json.loads(reply.text)
+    named = {key: content[key] for key in _READ if isinstance(content.get(key), str)}
+    return Reply(reply.status_code, json.dumps(named), {})
 
 
 class _Adapter(requests.adapters.HTTPAdapter):

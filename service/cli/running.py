@@ -71,7 +71,10 @@ def run(
 
 
 def check(loaded: Settings, *, embedded: bool) -> None:
-    """Raise errors.BadSetting where `run` has no database, or no credential that it could ever use."""
+    """Raise errors.BadSetting where `run` has no database, or no credential that it could ever use.
+
+    Importing what reads credentials takes its time: it is done last.
+    """
     if loaded.dsn is None and not embedded:
         raise errors.BadSetting(
             "ALERTWELL_DATABASE_URL is not set: give postgresql://user@host:5432/name, or start with --embedded, which keeps "
@@ -81,18 +84,13 @@ def check(loaded: Settings, *, embedded: bool) -> None:
         raise errors.BadSetting(
             "ALERTWELL_DATABASE_URL is set, and --embedded asks for another database: leave one of them out"
         )
-    if loaded.client_id is not None and loaded.client_secret is None:
+    from service import parts
+
+    if parts.shared_app(loaded) is None and loaded.sealing_keys_file is None:
         raise errors.BadSetting(
-            "ALERTWELL_CLIENT_ID is set without its secret: set ALERTWELL_CLIENT_SECRET_FILE"
-        )
-    if loaded.client_id is None and loaded.client_secret is not None:
-        raise errors.BadSetting(
-            "ALERTWELL_CLIENT_SECRET is set without ALERTWELL_CLIENT_ID, the application (client) id"
-        )
-    if loaded.client_id is None and loaded.sealing_keys_file is None:
-        raise errors.BadSetting(
-            "no credential: set ALERTWELL_CLIENT_ID and ALERTWELL_CLIENT_SECRET_FILE (or ALERTWELL_SEALING_KEYS_FILE, for "
-            "tenants with an app of their own); to see it work without any: alertwell demo"
+            "no credential: set ALERTWELL_CLIENT_ID and ALERTWELL_CLIENT_SECRET_FILE (or a certificate, or a federated "
+            "token; or ALERTWELL_SEALING_KEYS_FILE, for tenants with an app of their own); to see it work without any: "
+            "alertwell demo"
         )
 
 

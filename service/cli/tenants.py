@@ -176,11 +176,12 @@ def remove(
     purge: Annotated[
         bool,
         typer.Option(
-            "--purge", help="Delete its alerts, changes, polls and rejects too; one `purged` change stays."
+            "--purge",
+            help="Delete its alerts, incidents, changes, polls and rejects too; one `purged` change stays.",
         ),
     ] = False,
 ) -> None:
-    """Stop collecting from a tenant for good. Its alerts stay, unless --purge."""
+    """Stop collecting from a tenant for good. What is stored stays, unless --purge."""
     from service import settings
     from service.store import tenants as stored
 
@@ -204,7 +205,13 @@ def remove(
     deleted = database.work(loaded, act)
     output.say(f"removed: {named}")
     if purge:
-        counts = {"alerts": "alert", "changes": "alert_change", "polls": "poll", "rejects": "reject"}
+        counts = {
+            "alerts": "alert",
+            "incidents": "incident",
+            "changes": "alert_change",
+            "polls": "poll",
+            "rejects": "reject",
+        }
         output.say(f"deleted: {', '.join(f'{deleted[table]} {name}' for name, table in counts.items())}")
 
 

@@ -1,4 +1,4 @@
-"""`alertwell trace`: what became of one alert, and what is proven of its time."""
+"""`alertwell trace`: what became of one alert or incident, and what is proven of its time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ _SHOWN: Final = 50
 
 
 def trace(
-    asked: Annotated[str, typer.Argument(metavar="ALERT_ID|FULL_ID", help="As the source writes it.")],
+    asked: Annotated[
+        str, typer.Argument(metavar="ALERT_ID|FULL_ID|INCIDENT_ID", help="As the source writes it.")
+    ],
     tenant: Annotated[
         str | None, typer.Option(metavar="T", help="Look at this tenant alone: its id, or its name.")
     ] = None,
@@ -37,14 +39,14 @@ def trace(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")] = False,
 ) -> None:
-    """What became of an alert: why it is there, or why not.
+    """What became of an alert or incident: why it is there, or why not.
 
     Where it is held and how it came; else whether it is a reject, and what is proven of the time it belongs to.
     """
     from service import settings
 
     if not asked.strip() or len(asked) > _LONGEST:
-        raise errors.BadInput(f"ALERT_ID|FULL_ID: must be 1 to {_LONGEST} characters")
+        raise errors.BadInput(f"ALERT_ID|FULL_ID|INCIDENT_ID: must be 1 to {_LONGEST} characters")
     moment = _moment(at)
     found = database.work(settings.load(), lambda opened: _look(opened, asked.strip(), tenant, moment))
     if as_json:
@@ -71,29 +73,37 @@ async def _look(opened: pool.Database, asked: str, who: str | None, at: datetime
     else:
         tenant_ids = [(await tenants.one(opened, who))["tenant_id"]]
     alerts = await tracing.alerts(opened, asked, tenant_ids, list(registry.SOURCES))
-    for alert in alerts:
-        streams = await tracing.streams(opened, [alert["tenant_id"]], alert["last_processed_at"])
-        alert["window"] = next(
-            (
-                _judged(each, alert["last_processed_at"])
-                for each in streams
-                if each["source"] == alert["source"]
-            ),
-            None,
+    incidents = await tracing.incidents(opened, asked, tenant_ids, list(registry.SOURCES))
+    times = [row["window_time"] for row in alerts] + [row["source_updated_at"] for row in incidents]
+    for row, updated in zip([*alerts, *incidents], times, strict=True):
+        streams = await tracing.streams(opened, [row["tenant_id"]], updated)
+        row["window"] = next(
+            (_judged(each, updated) for each in streams if each["source"] == row["source"]), None
         )
     rejects = await tracing.rejects(opened, asked, tenant_ids)
-    holders = list(dict.fromkeys(row["tenant_id"] for row in [*alerts, *rejects])) or tenant_ids
+    holders = list(dict.fromkeys(row["tenant_id"] for row in [*alerts, *incidents, *rejects])) or tenant_ids
     # another source's part of it may be missing, so the time of what is held is asked of all streams
-    when = at or (alerts[0]["last_processed_at"] if alerts else None)
+    updates = [row["last_processed_at"] for row in alerts] + [row["source_updated_at"] for row in incidents]
+    when = at or next(iter(updates), None)
     streams = [_judged(each, when) for each in await tracing.streams(opened, holders, when)]
-    return {"asked": asked, "at": when, "alerts": alerts, "rejects": rejects, "streams": streams}
+    return {
+        "asked": asked,
+        "at": when,
+        "alerts": alerts,
+        "incidents": incidents,
+        "rejects": rejects,
+        "streams": streams,
+    }
 
 
 def _judged(stream: dict[str, Any], at: datetime | None) -> dict[str, Any]:
-    """With `beyond reach` in place of `gap` where the source cannot be asked for it any more."""
+    """With `beyond reach` in place of `gap` where the source cannot be asked for it any more, and with `of_incidents`: whether
+    what is proven is of update times of incidents, and says of an alert only that it is held as these showed it.
+    """
     from service.sources import registry
 
     source = registry.SOURCES.get(stream["source"])
+    stream = {**stream, "of_incidents": source is not None and source.incidents}
     reach = source.reach if source else None
     if stream["verdict"] == "gap" and reach is not None and at is not None and at < datetime.now(UTC) - reach:
         return {**stream, "verdict": "beyond reach"}
@@ -102,12 +112,18 @@ def _judged(stream: dict[str, Any], at: datetime | None) -> dict[str, Any]:
 
 def _show(found: Mapping[str, Any]) -> None:
     asked = output.printable(found["asked"])
-    alerts, rejects, streams = found["alerts"], found["rejects"], found["streams"]
+    alerts, incidents, rejects, streams = (
+        found[each] for each in ("alerts", "incidents", "rejects", "streams")
+    )
     if alerts:
         output.say(f"{asked} is held {output.many(len(alerts), 'time')}")
         for alert in alerts[:_SHOWN]:
             _alert(alert)
-    else:
+    if incidents:
+        output.say(f"{asked} is an incident that is held {output.many(len(incidents), 'time')}")
+        for incident in incidents[:_SHOWN]:
+            _incident(incident)
+    if not alerts and not incidents:
         output.say(f"{asked} is not held{' as an alert, but as a reject' if rejects else ''}")
     if rejects:
         output.say('\nrejects that hold it (whole: alertwell sql "SELECT raw FROM soc.rejects WHERE id = …")')
@@ -141,25 +157,49 @@ def _show(found: Mapping[str, Any]) -> None:
 
 
 def _alert(alert: Mapping[str, Any]) -> None:
-    poll, window = alert["poll"], alert["window"]
+    _facts(
+        alert,
+        {
+            "full id": alert["full_id"],
+            "alert id": alert["alert_id"],
+            "incident": alert["incident_id"],
+            "title": alert["title"],
+        },
+        f"{output.when(alert['first_seen_at'])} as {alert['arrival']}",
+    )
+
+
+def _incident(incident: Mapping[str, Any]) -> None:
+    _facts(
+        incident,
+        {
+            "incident": incident["incident_id"],
+            "merged into": incident["redirect_incident_id"],
+            "title": incident["title"],
+            "status": incident["status"],
+            "alerts": incident["alerts"],
+        },
+        output.when(incident["first_seen_at"]),
+    )
+
+
+def _facts(row: Mapping[str, Any], own: Mapping[str, Any], first_seen: str | None) -> None:
+    poll, window = row["poll"], row["window"]
     seqs = [
         f"{change['seq'] if change['seq'] is not None else 'not numbered yet'} ({change['kind']})"
-        for change in alert["changes"]
+        for change in row["changes"]
     ]
     facts = {
-        "tenant": f"{alert['tenant_name'] or 'purged'} ({alert['tenant_id']})",
-        "full id": alert["full_id"],
-        "alert id": alert["alert_id"],
-        "incident": alert["incident_id"],
-        "title": alert["title"],
-        "update time": alert["source_updated_text"],
-        "first seen": f"{output.when(alert['first_seen_at'])} as {alert['arrival']}",
-        "revision": f"{alert['revision']}, {output.when(alert['updated_at'])}",
+        "tenant": f"{row['tenant_name'] or 'purged'} ({row['tenant_id']})",
+        **own,
+        "update time": row["source_updated_text"],
+        "first seen": first_seen,
+        "revision": f"{row['revision']}, {output.when(row['updated_at'])}",
         "poll": f"{poll['poll_id']} of {output.when(poll['started_at'])}" if poll else "not kept any more",
         "window": _answer(window) if window else "the stream is gone",
         "in the feed": ", ".join(seqs) or "past the feed's retention",
     }
-    output.say(f"\n{alert['source']}")
+    output.say(f"\n{row['source']}")
     for fact, value in facts.items():
         if value is not None:
             output.say(f"  {fact:<13} {output.printable(output.cell(value))}")
@@ -180,10 +220,13 @@ def _row(stream: Mapping[str, Any]) -> Sequence[Any]:
 def _answer(stream: Mapping[str, Any]) -> str:
     wanted, proven = output.when(stream["wanted_from"]), output.when(stream["proven_to"])
     match stream["verdict"]:
+        case "proven" if stream["of_incidents"]:
+            return "proven: all incidents updated then are held, with the alerts that they were shown with"
         case "proven":
             return "proven: all that the source showed of that time is held"
         case "not wanted":
-            return f"not wanted: collected from {wanted} on"
+            what = "incidents updated" if stream["of_incidents"] else "collected"
+            return f"not wanted: {what} from {wanted} on"
         case "live tail":
             return f"live tail: newer than what is proven ({proven or 'nothing yet'}); it may still come"
         case "gap" | "beyond reach" as verdict:

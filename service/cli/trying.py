@@ -110,7 +110,7 @@ def simulate(
 
     from service import log, process, settings
     from service.simulator import chaos as faults
-    from service.simulator import server, world
+    from service.simulator import standalone, world
 
     span = duration("--history", history).total_seconds()
     loaded = settings.load()
@@ -122,7 +122,7 @@ def simulate(
 
     async def until(stop: asyncio.Event) -> int:
         serving = asyncio.ensure_future(
-            server.serve(
+            standalone.serve(
                 shown,
                 directory=folder,
                 write=output.say,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from service import model
-from service.ingest import poll
+from service.ingest.memory import Memory
 from service.intervals import Intervals
 from service.store import streams
 
@@ -25,7 +25,7 @@ class Owned:
     access: model.Access
     stream: model.Stream
     due: float
-    memory: poll.Memory = field(default_factory=poll.Memory)
+    memory: Memory = field(default_factory=Memory)
     gap_due: float = 0.0
     first: bool = True
     ticket: int = 0

@@ -19,21 +19,24 @@ GONE_FOR_GOOD: Final = timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a stream shows and when its next live window is due: `delay` in seconds, from the start of a poll that is complete,
-    from the end of one that failed (a Retry-After counts from the answer, however long that took).
+    """What a stream shows after a failure, and when its next live window is due: `delay` in seconds, from the end of the poll
+    (a Retry-After counts from the answer, however long that took).
     """
 
     state: model.StreamState
-    reason: str | None
+    reason: str
     failures: int
     delay: float
 
 
-def complete(interval: timedelta, *, gaps_left: bool, dice: random.Random) -> Verdict:
-    """The live window is stored; gaps are read in between and do not change when the next live window is due."""
-    seconds = interval.total_seconds()
-    delay = seconds * (1 + dice.uniform(-_JITTER, _JITTER))
-    return Verdict("catching_up" if gaps_left else "ok", None, 0, delay)
+def pause(interval: timedelta, dice: random.Random) -> float:
+    """Seconds from the start of a poll that stored its live window to the next one, whatever gaps are read in between."""
+    return interval.total_seconds() * (1 + dice.uniform(-_JITTER, _JITTER))
+
+
+def stored(*, gaps_left: bool, partial: bool = False) -> model.StreamState:
+    """What a stream shows whose live window is stored; `partial` where the API itself says that something is missing in it."""
+    return "degraded" if partial else "catching_up" if gaps_left else "ok"
 
 
 def failed(

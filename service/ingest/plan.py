@@ -177,20 +177,26 @@ def arrival(stream: model.Stream, kind: model.WindowKind, moment: datetime) -> m
     """How a record came: a SOC opens tickets for `live` and `catch_up`."""
     if stream.backfill.contains(moment):
         return "backfill"
-    if moment < stream.enrolled_at:
-        return stream.history
+    start = stream.wanted.lower
+    if moment < stream.enrolled_at or (start is not None and moment < start):
+        return stream.history  # old alerts come with an incident of today
     return "live" if kind == "live" else "catch_up"
 
 
 def fallback_from(stream: model.Stream, rules: Rules) -> datetime | None:
-    """From where on another source has to stand in for a stream that is retired: the end of what it proved, or the start
-    of what it wanted.
+    """From where on another source has to stand in for a stream that is retired: the start of its oldest gap, else the end of
+    what it proved, or the start of what it wanted.
 
+    All that is newer than a gap is wanted too, and not the gap alone: another API dates an alert of it by its latest update.
     Less the overlap, for two APIs do not date one alert alike.
     """
-    proven = stream.coverage.upper
-    start = stream.wanted.lower if proven is None else proven - overlap_of(stream, rules)
-    return None if start is None else timestamps.floor_ms(start)
+    start = stream.wanted.lower
+    if start is None:
+        return None
+    proven = gaps(stream).lower or stream.coverage.upper
+    if proven is not None:
+        start = max(start, proven - overlap_of(stream, rules))
+    return timestamps.floor_ms(start)
 
 
 def excess(coverage: Intervals) -> Intervals:

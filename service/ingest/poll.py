@@ -8,15 +8,13 @@ is tried again on a slow schedule; everything around it is stored.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any, Final
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
 
 from service import errors, model
-from service.ingest import plan, reading
+from service.ingest import asking, memory, plan, reading
 from service.intervals import Intervals
-from service.sources import contract
 from service.store import storing, streams
 
 _STEADY_FAILURES: Final = 3
@@ -33,46 +31,6 @@ _PIECES: Final = 128
 _NARROW: Final = timedelta(seconds=1)
 """A gap up to so wide that fails is set aside at once: it should not hold up older ones."""
 _POISON_RETRY: Final = timedelta(hours=1)
-_PAGES: Final = 50
-"""Of a window that cannot be narrowed, at most."""
-_PASSES: Final = 4
-"""Over these pages, until two bring the same."""
-_BROKEN: Final = 500
-_RELIEF: Final = timedelta(minutes=15)
-"""For so long a stream is read with a source's relief before it is asked for everything again."""
-
-
-@dataclass(slots=True)
-class Memory:
-    """What an owner remembers of a stream beyond its row; lost at a restart, and only speed is lost with it."""
-
-    width: timedelta = plan.FIRST_WIDTH
-    gap_failures: int = 0
-    relieved_until: datetime | None = None
-    fallen_back: bool = False
-    poison: list[tuple[Intervals, datetime]] = field(default_factory=list)
-
-    def avoided(self, now: datetime) -> Intervals:
-        """Parts that failed for good and are not due again yet."""
-        self.poison = [entry for entry in self.poison if entry[1] > now]
-        avoided = Intervals()
-        for intervals, _ in self.poison:
-            avoided |= intervals
-        return avoided
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a poll has done so far; moves on with each window, so that it is true whenever the poll ends."""
-
-    stream: model.Stream
-    counts: model.Counts = field(default_factory=model.Counts)
-    windows: int = 0
-    stored: bool = False
-    live_date: datetime | None = None
-    undated: bool = False
-    relieved: bool = False
-    gap_error: str | None = None
 
 
 class Poll:
@@ -84,18 +42,18 @@ class Poll:
         lease: model.Lease,
         access: model.Access,
         stream: model.Stream,
-        memory: Memory,
+        remembered: memory.Memory,
         record: storing.Poll,
         *,
         budget: float,
     ) -> None:
         self._desk = desk
         self._lease = lease
-        self._access = access
-        self._memory = memory
+        self._memory = remembered
         self._record = record
         self._deadline = time.monotonic() + budget
-        self.tally = Tally(stream)
+        self.tally = memory.Tally(stream)
+        self._asking = asking.Asking(desk, lease, access, record, self.tally, remembered)
 
     async def live(self) -> None:
         """Read the live window, in parts where it is too full. Raises errors.PollFailure where none of it could be read."""
@@ -111,7 +69,7 @@ class Poll:
         """Gaps that are worth reading now: not those that failed for good a while ago, nor those beyond the source's reach."""
         now = self._desk.clock.now()
         found = plan.gaps(self.tally.stream) - self._memory.avoided(now)
-        reach = self._desk.sources[self.tally.stream.source].reach
+        reach = self._asking.source.reach
         return found if reach is None else found.above(now - reach)
 
     async def gaps(self, may_go_on: Callable[[], bool]) -> None:
@@ -168,7 +126,7 @@ class Poll:
                 older, part = cut
                 parts.append(older)
             try:
-                got = await self._read(part)
+                got = await self._asking.read(part)
             except (errors.Throttled, errors.Attention, errors.Gone):
                 raise
             except errors.TooLarge as failure:
@@ -204,108 +162,21 @@ class Poll:
                 in_a_row = 0
                 if got.rest:
                     parts.append(got.rest)
-                elif got.full and (pieces := plan.split(part, got.times, mutable=self._source.mutable)):
+                elif got.full and (
+                    pieces := plan.split(part, got.times, mutable=self._asking.source.mutable)
+                ):
                     parts = [*parts, *pieces]
-                    if self._most is not None:
+                    if self._asking.most is not None:
                         width = self._memory.width = pieces[1].span
-                elif got.full and not await self._page(part, got):
-                    await self._set_aside(
-                        part, errors.Refused("a full answer whose window cannot be narrowed")
-                    )
-                elif width is not None:
-                    width = plan.next_width(part.span, got.items, got.size, self._most)
-
-    @property
-    def _source(self) -> contract.Source:
-        return self._desk.sources[self.tally.stream.source]
-
-    @property
-    def _most(self) -> int | None:
-        """What bounds an answer; what comes in the order of its update times is read on from where it was cut."""
-        return None if self.tally.stream.parameters.get("ordered") else self._source.most
-
-    async def _page(self, window: model.Window, first: reading.Reading) -> bool:
-        """Read a full answer's window page by page; whether it is proven.
-
-        A record that leaves the window between two pages moves others to the page that was read before. So two passes
-        have to bring the same; what left is newer now and found by its new time.
-        """
-        before = None
-        for _ in range(_PASSES):
-            got, digest, times = first, first.digest, [*first.times]
-            for _ in range(_PAGES):
-                if got.next is None:
-                    break
-                got = await self._read(window, got.next)
-                digest += got.digest
-                times += got.times
-            if got.full:
-                return False
-            if digest == before:
-                self.tally.stream = reading.proven(self._desk, self.tally.stream, window, first.date, times)
-                return True
-            before = digest
-            first = await self._read(window)
-            if not first.full:
-                return True  # it has become less meanwhile, and proven itself
-        return False
-
-    async def _read(self, window: model.Window, further: model.Request | None = None) -> reading.Reading:
-        tally = self.tally
-        got = await self._ask(window, further)
-        tally.stream = got.stream
-        tally.counts += got.counts
-        tally.windows += 1
-        tally.stored = tally.stored or got.stored
-        tally.undated = tally.undated or not got.dated
-        if window.kind == "gap" and further is None and (got.rest or not got.full):
-            read = window.span - got.rest.span if got.rest else window.span
-            width = plan.next_width(read, got.items, got.size, self._most)
-            # what is read on from ends in a short part: four times that would be too narrow for the next window
-            last_part = got.rest is None and tally.stream.parameters.get("ordered")
-            self._memory.width = max(width, self._memory.width) if last_part else width
-        if got.foreign:
-            raise errors.Refused(
-                "the source answers another window than asked for; stored, and nothing is proven by it"
-            )
-        if got.full and got.warnings and got.next is None and got.items < (self._source.most or 0):
-            raise errors.Refused(f"the answer goes on where it cannot be followed ({got.warnings[0]})")
-        return got
-
-    async def _ask(self, window: model.Window, further: model.Request | None) -> reading.Reading:
-        """One answer; where the service breaks over what is asked for, with the source's relief."""
-        stream, memory = self.tally.stream, self._memory
-        own = stream.parameters
-        lighter = {**own, **self._source.relief}
-        now = self._desk.clock.now()
-        relieved = lighter != own and memory.relieved_until is not None and now < memory.relieved_until
-        try:
-            got = await self._one(window, further, lighter if relieved else own)
-        except errors.Transient as failure:
-            if failure.status != _BROKEN or relieved or lighter == own:
-                raise
-            if further is not None:
-                memory.relieved_until = now + _RELIEF  # all pages of a window have to be asked for alike
-                raise
-            got = await self._one(window, None, lighter)
-            memory.relieved_until = now + _RELIEF
-            relieved = True
-        self.tally.relieved = self.tally.relieved or relieved
-        return got
-
-    async def _one(
-        self, window: model.Window, further: model.Request | None, parameters: Mapping[str, Any]
-    ) -> reading.Reading:
-        return await reading.read(
-            self._desk,
-            self._lease,
-            self._access,
-            self.tally.stream,
-            self._record,
-            window,
-            parameters=parameters,
-            further=further,
-        )
+                elif got.full:
+                    if why := await self._asking.pages(part, got):
+                        await self._set_aside(part, errors.Refused(why))
+                else:
+                    if got.partial and part.kind == "gap":
+                        # as good as it gets now: what came is stored, and older gaps should not wait for the rest
+                        await self._set_aside(part, errors.Refused(got.partial))
+                    if width is not None:
+                        width = plan.next_width(part.span, got.items, got.size, self._asking.most)
 
     async def _set_aside(self, window: model.Window, failure: errors.PollFailure) -> None:
         self._memory.poison.append((Intervals.window(window), self._desk.clock.now() + _POISON_RETRY))

@@ -87,7 +87,7 @@ class Reading:
     `full` asks for the window to be split, or read on from `rest` where the API keeps to the order that it was asked for;
     `times` are the update times seen, for choosing where, and `next` goes on from here where it cannot be split. `items` are
     top-level records; `digest` is the same for the same records, in any order, and adds up over pages. `warnings` as in
-    model.Page.
+    model.Page. `partial` says why the API itself calls the answer a part: stored, and it proves nothing.
     """
 
     stream: model.Stream
@@ -104,6 +104,7 @@ class Reading:
     next: model.Request | None
     digest: int
     warnings: tuple[str, ...]
+    partial: str | None
 
 
 async def read(
@@ -129,7 +130,7 @@ async def read(
         if desk.clock.ours() - asked < _PROMPT:  # a slow body says nothing about clocks
             desk.clock.learn(answer.date)
         page = source.read(answer.body, window, stream.tenant_id, asked=asked_for, base_url=answer.base_url)
-        date, size = answer.date, len(answer.body)
+        date, size, partial = answer.date, len(answer.body), answer.partial
         del (
             answer
         )  # records hold what they need of the body: storing them takes long enough to do without the rest
@@ -138,11 +139,12 @@ async def read(
         times = page.times
         foreign = plan.outside(window, times)
         dated = plan.credible(date, desk.clock.ours())
-        parts = plan.prefix(window, times) if page.full and stream.parameters.get("ordered") else None
+        in_order = page.full and not partial and stream.parameters.get("ordered")
+        parts = plan.prefix(window, times) if in_order else None
         whole, rest = parts or (None if page.full else window, None)
         proof = Intervals()
         moved = stream.watermark
-        if whole and not foreign and further is None:
+        if whole and not foreign and not partial and further is None:
             proof = _proof(desk, stream, whole, date)
             moved = plan.watermark(stream, whole, times)
         sorted_alerts = alerts.Sorted((), (), 0, 0)
@@ -155,7 +157,7 @@ async def read(
         dropped = plan.excess(coverage)
         harvest = storing.Harvest(
             sorted=sorted_alerts,
-            arrival=lambda alert: plan.arrival(stream, window.kind, alert.last_processed_at),
+            arrival=lambda moment: plan.arrival(stream, window.kind, moment),
             rejects=page.rejects,
             duplicates=page.duplicates,
             items=page.items,
@@ -184,7 +186,7 @@ async def read(
     measured = desk.metrics.source(stream.source)
     measured.counts(counts)
     measured.rejected(counts.rejected)
-    measured.warned(len(page.warnings))
+    measured.warned(len(page.warnings) + (partial is not None))
     return Reading(
         stream=replace(stream, coverage=coverage - dropped, unfolded=unfolded, watermark=moved),
         counts=counts,
@@ -200,6 +202,7 @@ async def read(
         next=page.next,
         digest=_digest(page),
         warnings=page.warnings,
+        partial=partial,
     )
 
 

@@ -52,7 +52,7 @@ class Turn:
         )
         self.lease_lost = False
         self.enrolled: streams.Owned | None = None
-        """A stream that stands in for this one from now on: for this owner to poll."""
+        """A stream that stands in for this one: for this owner to poll, if it does not yet."""
 
     async def take(self) -> None:
         """Run the poll and settle what comes of it. Raises only CancelledError."""
@@ -107,15 +107,12 @@ class Turn:
 
     def _succeeded(self) -> None:
         owned = self._owned
-        seconds = self._interval.total_seconds()
         if owned.first:
             # all tenants of a start are due at once: from the second poll on they are spread over the interval
             owned.first = False
-            owned.due = self._started + seconds * self._dice.uniform(0.05, 1)
+            owned.due = self._started + self._interval.total_seconds() * self._dice.uniform(0.05, 1)
         else:
-            owned.due = (
-                self._started + pacing.complete(self._interval, gaps_left=False, dice=self._dice).delay
-            )
+            owned.due = self._started + pacing.pause(self._interval, self._dice)
         owned.read_to = self._poll.tally.live_date
         self._moved()
 
@@ -128,18 +125,18 @@ class Turn:
         stream = owned.stream
         if not self._live and stream.state not in ("ok", "catching_up"):
             return  # gaps alone say nothing about the live window
-        verdict = pacing.complete(self._interval, gaps_left=bool(self._poll.open_gaps()), dice=self._dice)
         tally = self._poll.tally
-        reason = _UNDATED if tally.undated else _RELIEVED if tally.relieved else None
-        if (stream.state, stream.state_reason, stream.failures) == (verdict.state, reason, 0):
+        state = pacing.stored(gaps_left=bool(self._poll.open_gaps()), partial=tally.partial is not None)
+        reason = tally.partial or (_UNDATED if tally.undated else _RELIEVED if tally.relieved else None)
+        if (stream.state, stream.state_reason, stream.failures) == (state, reason, 0):
             return
         owned.flushed_at = 0.0  # what brought the change should be seen with it, not a minute later
         await streams.show_state(
-            self._desk.database, owned.lease, stream.source, state=verdict.state, reason=reason, failures=0
+            self._desk.database, owned.lease, stream.source, state=state, reason=reason, failures=0
         )
         if stream.failures:
             _log.info("stream_recovered", was=stream.state, failures=stream.failures)
-        owned.stream = replace(stream, state=verdict.state, state_reason=reason, failures=0, gone_since=None)
+        owned.stream = replace(stream, state=state, state_reason=reason, failures=0, gone_since=None)
 
     async def _failed(self, failure: errors.PollFailure) -> None:
         owned = self._owned
@@ -204,8 +201,6 @@ class Turn:
             since=since,
         )
         owned.memory.fallen_back = True
-        if self.enrolled is not None:
-            _log.warning("fallback_enrolled", fallback=fallback.name, wanted_from=since.isoformat())
 
     def _later(self, seconds: float) -> None:
         self._owned.gap_due = time.monotonic() + seconds

@@ -193,8 +193,19 @@ class Worker:
         finally:
             self._ended(owned, lost=turn.lease_lost)
         if turn.enrolled is not None and self._current(owned):
-            self.adopt([(owned.lease, turn.enrolled)])
-            self.start_due()
+            self._fall_back(owned.lease, turn.enrolled)
+
+    def _fall_back(self, lease: model.Lease, enrolled: streams.Owned) -> None:
+        """Poll what stands in for a stream of this tenant; it may be polled already."""
+        stream = enrolled.stream
+        if stream.source in self._owned[lease.tenant_id]:
+            return
+        start = stream.wanted.lower
+        _log.warning(
+            "fallback_enrolled", fallback=stream.source, wanted_from=start.isoformat() if start else None
+        )
+        self.adopt([(lease, enrolled)])
+        self.start_due()
 
     def _ended(self, owned: Owned, *, lost: bool) -> None:
         task, owned.task = owned.task, None

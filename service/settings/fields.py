@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote
@@ -40,6 +40,20 @@ class Settings(BaseSettings):
     """Application (client) id of the multi-tenant app registration, a GUID. No default: it is yours."""
     client_secret: forms.Secret | None = None
     """Client secret of that app. Give it as a file: a changed file is read again without a restart."""
+    client_secret_expires_at: Annotated[datetime, BeforeValidator(forms.moment)] | None = None
+    """When that secret ends, as a date or an ISO 8601 time (UTC unless it says otherwise): the portal shows it, no API
+    that we may ask does. With it, its end is warned of."""
+    client_certificate_file: forms.ExistingFile | None = None
+    """Certificate of that app with its private key (RSA), PEM or PFX, in place of a secret. A changed file is read again
+    without a restart."""
+    client_certificate_password: forms.Secret | None = None
+    """Password of CLIENT_CERTIFICATE_FILE, where it has one."""
+    federated_token_file: forms.ExistingFile | None = None
+    """File with a token of another issuer that the app trusts as federated credential, such as Kubernetes projects into a
+    pod; read again whenever it is rotated. Tenants' own federated apps use it too."""
+    managed_identity: Annotated[str, BeforeValidator(forms.managed_identity)] | None = None
+    """Managed identity that gives the federated token on an Azure machine: `system`, or the client id (GUID) of a
+    user-assigned one."""
     sealing_keys_file: forms.ExistingFile | None = None
     """File with the keys that seal tenants' own secrets in the database, one a line, newest first; needed
     once such a secret is stored."""
@@ -191,3 +205,9 @@ class Settings(BaseSettings):
     def client_secret_file(self) -> Path | None:
         """The file that CLIENT_SECRET came from, to be read again with `read_file` when it changes."""
         return self.client_secret.path if isinstance(self.client_secret, forms.FileSecret) else None
+
+    @property
+    def client_certificate_password_file(self) -> Path | None:
+        """The file that CLIENT_CERTIFICATE_PASSWORD came from; it may change together with the certificate."""
+        password = self.client_certificate_password
+        return password.path if isinstance(password, forms.FileSecret) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -71,6 +71,26 @@ def app_id(value: object) -> str:
         raise ValueError(
             "must be the application (client) id, a GUID; the app's name or secret is not it"
         ) from None
+
+
+def managed_identity(value: object) -> str:
+    text = str(value).lower()
+    if text == "system":
+        return text
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise ValueError("must be system, or the client id (a GUID) of a user-assigned identity") from None
+
+
+def moment(value: object) -> datetime:
+    try:
+        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        raise ValueError(
+            "must be a date or an ISO 8601 time, such as 2027-03-31 or 2027-03-31T12:00:00Z"
+        ) from None
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def https(value: object) -> str:

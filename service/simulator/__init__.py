@@ -9,11 +9,14 @@ world over HTTPS).
     runs       alerts in order of time: generated, bulk or given one by one
     stories    alerts as JSON, from the playbooks; the same story gives the same bytes
     ticks      exact time, and a clock to turn by hand        dice   seeded chance
-    entra      the token service        siem       "pull detections"
-    mde xdr graph        the APIs of mutable alerts and incidents; `defender` and `odata` are what they share
+    directory  apps, tenants, people and what they decide  credentials  secrets, certificates, federations
+    entra      tokens, sign-in and consent        siem       "pull detections"
+    mde xdr graph        the APIs of mutable alerts and incidents; `defender`, `queries`, `pages`,
+                         `quotas` and `odata` are what they share
     lives      what becomes of an alert and an incident        cases   all versions of a run of them
     casebook   what these APIs show of a tenant, and the truth  filing  records and changes filed one by one
     forms      an alert or incident in each API's own words     scenery devices, people and files
     chaos      faults as values, by chance or by plan
-    server     TLS, lifecycle, counters; `serve` for the command line
+    server     TLS, lifecycle, counters          standalone  the same for the command line
+    identity   the managed identity endpoint of the machine that a collector runs on
 """

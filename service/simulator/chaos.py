@@ -14,7 +14,7 @@ from typing import Literal
 
 from service.simulator import dice
 
-Surface = Literal["metadata", "token", "siem", "mde", "xdr", "graph"]
+Surface = Literal["metadata", "token", "sign_in", "siem", "mde", "xdr", "graph"]
 Kind = Literal[
     "status",  # the status, an empty body, Retry-After if asked for
     "html",  # a page, as proxies and gateways send it, with the status
@@ -34,7 +34,7 @@ Kind = Literal[
     "expand",  # 500 where $expand is asked for, else the right answer
     "foreign_link",  # the right records, and a nextLink to `location`
     "no_list",  # an envelope whose value is no list
-    "aadsts",  # Entra's error `code`
+    "aadsts",  # Entra's error `code`, called `error` if given
     "token",  # a token that differs: see lifetime, roles, tid, audience
 ]
 
@@ -51,7 +51,8 @@ class Fault:
 
     status: for status, html and redirect; 0 is the kind's own default. seconds: of Retry-After, or of a
     slow body. retry: how Retry-After is written. location: a redirect's or link's target. size: bytes of a bomb.
-    code: AADSTS number. lifetime: seconds of a token. roles: those of a token, None for the tenant's own.
+    code: AADSTS number; error: replaces its OAuth error. lifetime: seconds of a token. roles: those of a
+    token, None for the tenant's own.
     tid, audience: a wrong claim.
     """
 
@@ -62,6 +63,7 @@ class Fault:
     location: str = "https://elsewhere.invalid/api/alerts"
     size: int = 256 * 1024 * 1024
     code: int = 0
+    error: str = ""
     lifetime: int | None = None
     roles: tuple[str, ...] | None = None
     tid: str | None = None
@@ -93,6 +95,7 @@ FAULTS: Mapping[str, Fault] = {
     "expand-500": Fault("expand", 500),
     "foreign-link": Fault("foreign_link", location="https://elsewhere.invalid/v1.0/security?$skiptoken=x"),
     "not-a-list": Fault("no_list"),
+    "slow-down": Fault("aadsts", code=70016, error="slow_down"),
     "short-token": Fault("token", lifetime=301),
     "expired-token": Fault("token", lifetime=-60),
     "no-roles": Fault("token", roles=()),
@@ -144,7 +147,7 @@ class Chaos:
 
 def check(surface: Surface, fault: Fault) -> None:
     """Raise ValueError for a fault that a surface cannot have."""
-    senseless = _API_ONLY if surface in ("metadata", "token") else _ENTRA_ONLY
+    senseless = _API_ONLY if surface in ("metadata", "token", "sign_in") else _ENTRA_ONLY
     if surface == "siem":
         senseless |= _ENVELOPE_ONLY
     if fault.kind in senseless:
@@ -197,7 +200,7 @@ class Script:
             return queue.popleft()
         if key in self.standing:
             return self.standing[key]
-        if surface == "metadata":
+        if surface in ("metadata", "sign_in"):
             return None
         shares = self.chaos.token if surface == "token" else self.chaos.api
         if not shares:

@@ -8,6 +8,7 @@ loopback.
                                "plan": [{"surface": "siem", "tenant": T, "fault": name, "times": 3}]}
     POST /_sim/backlog        {"tenant": T, "count": N, "since": time, "until": time}; "per_incident": N files
                                `count` alerts, so many an incident, in place of detections
+    POST /_sim/entra          consent, people, licences, latency: see `acts`
 
 A body that does not fit is answered with 400 and {"error": what is wrong}.
 """
@@ -23,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from service.simulator import answers, chaos, ticks
+from service.simulator import acts, answers, chaos, ticks
 
 if TYPE_CHECKING:
-    from service.simulator import cases, server, world
+    from service.simulator import cases, directory, server, world
 
 _MUTABLE: tuple[cases.Api, ...] = ("mde", "xdr", "graph")
 
@@ -78,6 +79,8 @@ async def answer(simulator: server.Simulator, request: web.BaseRequest) -> answe
                 return answers.json(
                     _change(simulator, msgspec.json.decode(await request.read(), type=Faults))
                 )
+            case "POST", "entra":
+                return answers.json(acts.perform(simulator, await request.read()))
             case "POST", "backlog":
                 wanted = msgspec.json.decode(await request.read(), type=Backlog)
                 tenant = _tenant(shown, wanted.tenant)
@@ -166,7 +169,7 @@ def _change(simulator: server.Simulator, wanted: Faults) -> Mapping[str, Any]:
     return {"api": changed.api, "token": changed.token, "planned": len(wanted.plan)}
 
 
-def _tenant(shown: world.World, name: str) -> world.Tenant:
+def _tenant(shown: world.World, name: str) -> directory.Tenant:
     tenant = shown.find(name)
     if tenant is None:
         raise ValueError(f"no such tenant: {name[:60]!r}")

@@ -27,7 +27,20 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from service.simulator import answers, casebook, chaos, defender, lives, odata, ticks, tokens, world
+from service.simulator import (
+    answers,
+    casebook,
+    chaos,
+    defender,
+    directory,
+    lives,
+    odata,
+    pages,
+    queries,
+    ticks,
+    tokens,
+    world,
+)
 from service.simulator.forms import graph
 
 ALERTS_DOCUMENTED = defender.Choices(
@@ -44,7 +57,7 @@ _SHARED: Mapping[str, odata.Kind] = {
     "severity": "text",
     "status": "text",
 }
-ALERTS = defender.Collection(
+ALERTS = queries.Collection(
     documented=frozenset({"$count", "$filter", "$skip", "$top", "$skiptoken"}),
     properties={**_SHARED, "serviceSource": "text"},
     watched="lastUpdateDateTime",
@@ -52,7 +65,7 @@ ALERTS = defender.Collection(
     expandable=None,
     context="https://graph.microsoft.com/v1.0/$metadata#security/alerts_v2",
 )
-INCIDENTS = defender.Collection(
+INCIDENTS = queries.Collection(
     documented=frozenset({"$count", "$filter", "$skip", "$top", "$skiptoken", "$expand"}),
     properties=_SHARED,
     watched="lastUpdateDateTime",
@@ -78,7 +91,7 @@ class Graph(defender.Surface):
     """The API of a world."""
 
     surface = "graph"
-    resource = world.GRAPH_RESOURCE
+    resource = directory.GRAPH_RESOURCE
 
     def __init__(self, shown: world.World, signer: tokens.Signer, choices: Choices) -> None:
         super().__init__(shown, signer, choices.alerts, refused_count=True)
@@ -91,6 +104,10 @@ class Graph(defender.Surface):
     def roles(self, path: str, /) -> tuple[str, ...]:
         """As the 403 text lists them."""
         return _ALERT_ROLES if path.rstrip("/").lower().endswith("alerts_v2") else _INCIDENT_ROLES
+
+    def scopes(self, path: str, /) -> tuple[str, ...]:
+        """Of the same names as the roles."""
+        return self.roles(path)
 
     def error(self, refused: defender.Refused, request: web.BaseRequest, /) -> answers.Answer:
         """{"error": {code, message, innerError}}."""
@@ -123,7 +140,7 @@ class Graph(defender.Surface):
 
     def page(
         self, request: web.BaseRequest, book: casebook.Casebook, now: int, fault: chaos.Fault | None, /
-    ) -> defender.Page:
+    ) -> pages.Page:
         """A page of alerts, of incidents, or of one incident's alerts."""
         found = _PATH.fullmatch(request.path)
         later = "include-unknown-enum-members" in request.headers.get("Prefer", "").lower()
@@ -135,7 +152,7 @@ class Graph(defender.Surface):
 
     def _alerts(
         self, request: web.BaseRequest, book: casebook.Casebook, now: int, *, later: bool
-    ) -> defender.Page:
+    ) -> pages.Page:
         options = self.options(request, ALERTS, self.both.alerts)
         found = self.listed(book, "alerts", options, now, lambda each: _alert_values(book, each.alert()))
         picked, size, link = _paged(request, options, found, self.both.alerts.page)
@@ -150,7 +167,7 @@ class Graph(defender.Surface):
         fault: chaos.Fault | None,
         *,
         later: bool,
-    ) -> defender.Page:
+    ) -> pages.Page:
         options = self.options(request, INCIDENTS, self.both.incidents)
         if options.expand and fault is not None and fault.kind == "expand":
             raise defender.Refused(500, "An error has occurred.", "InternalServerError")
@@ -158,7 +175,7 @@ class Graph(defender.Surface):
         def values(found: casebook.Found) -> Mapping[str, Any]:
             told = found.incident()
             raw = told.raw.get("graph")
-            return graph.incident_values(book.place, told) if raw is None else defender.decoded(raw)
+            return graph.incident_values(book.place, told) if raw is None else pages.decoded(raw)
 
         found = self.listed(book, "incidents", options, now, values)
         picked, size, link = _paged(request, options, found, self.both.incidents.page)
@@ -174,7 +191,7 @@ class Graph(defender.Surface):
 
     def _nested(
         self, request: web.BaseRequest, book: casebook.Casebook, now: int, name: str, *, later: bool
-    ) -> defender.Page:
+    ) -> pages.Page:
         options = self.options(request, ALERTS, self.both.alerts)
         number = int(name) if name.isascii() and name.isdigit() and len(name) < 19 else None
         told = None if number is None else book.find_incident(number, now)
@@ -190,7 +207,7 @@ class Graph(defender.Surface):
 
 def _alert_values(book: casebook.Casebook, alert: lives.Alert) -> Mapping[str, Any]:
     raw = alert.raw.get("graph")
-    return graph.alert_values(book.place, alert) if raw is None else defender.decoded(raw)
+    return graph.alert_values(book.place, alert) if raw is None else pages.decoded(raw)
 
 
 _NESTED_KEYS = {
@@ -201,19 +218,19 @@ _NESTED_KEYS = {
 
 
 def _paged(
-    request: web.BaseRequest, options: defender.Options, found: Any, page: int
+    request: web.BaseRequest, options: queries.Options, found: Any, page: int
 ) -> tuple[Iterable[Any], int, str | None]:
     """The page, its size, and the link to the next one."""
     token = request.query.get("$skiptoken")
     skip = options.skip if token is None else _skip(token)
-    picked, size = defender.cut(found, skip, page if options.top is None else options.top)
+    picked, size = pages.cut(found, skip, page if options.top is None else options.top)
     if not size or skip + size >= len(found):
         return picked, size, None
     written = base64.urlsafe_b64encode(msgspec.json.encode({"s": skip + size, "v": 1})).rstrip(b"=")
     return (
         picked,
         size,
-        defender.link(request, ("$skip", "$skiptoken"), ("$skiptoken", written.decode())),
+        pages.link(request, ("$skip", "$skiptoken"), ("$skiptoken", written.decode())),
     )
 
 
@@ -232,9 +249,9 @@ def _page(
     size: int,
     total: int,
     link: str | None,
-    collection: defender.Collection,
-    options: defender.Options,
-) -> defender.Page:
-    return defender.Page(
+    collection: queries.Collection,
+    options: queries.Options,
+) -> pages.Page:
+    return pages.Page(
         records, size, total, link, collection.context, counted=options.counted, watched=collection.watched
     )

@@ -13,11 +13,11 @@ from typing import Any
 
 from aiohttp import web
 
-from service.simulator import casebook, chaos, defender, world
+from service.simulator import casebook, chaos, defender, directory, pages, queries
 from service.simulator.forms import mde
 
 DOCUMENTED = defender.Choices(largest=10_000, page=10_000, per_minute=100, per_hour=1500)
-ALERTS = defender.Collection(
+ALERTS = queries.Collection(
     documented=frozenset({"$filter", "$top", "$skip", "$expand"}),
     properties={
         "alertCreationTime": "time",
@@ -43,7 +43,7 @@ class Mde(defender.Surface):
     """The API of a world."""
 
     surface = "mde"
-    resource = world.MDE_RESOURCE
+    resource = directory.MDE_RESOURCE
 
     def place(self, path: str) -> bool:
         """Whether the request is for this API."""
@@ -53,9 +53,13 @@ class Mde(defender.Surface):
         """As the 403 text lists them."""
         return "Alert.Read.All", "Alert.ReadWrite.All"
 
+    def scopes(self, _path: str, /) -> tuple[str, ...]:
+        """As the documents list them."""
+        return "Alert.Read", "Alert.ReadWrite"
+
     def page(
         self, request: web.BaseRequest, book: casebook.Casebook, now: int, fault: chaos.Fault | None, /
-    ) -> defender.Page:
+    ) -> pages.Page:
         """A page of alerts."""
         options = self.options(request, ALERTS, self.choices)
         if options.expand and fault is not None and fault.kind == "expand":
@@ -64,16 +68,16 @@ class Mde(defender.Surface):
         def values(found: casebook.Found) -> Mapping[str, Any]:
             alert = found.alert()
             raw = alert.raw.get("mde")
-            return mde.values(book.place, alert) if raw is None else defender.decoded(raw)
+            return mde.values(book.place, alert) if raw is None else pages.decoded(raw)
 
         found = self.listed(book, "alerts", options, now, values)
         top = self.choices.page if options.top is None else options.top
-        picked, size = defender.cut(found, options.skip, top)
-        return defender.Page(
+        picked, size = pages.cut(found, options.skip, top)
+        return pages.Page(
             (mde.render(book.place, each.alert(), expand=options.expand) for each in picked),
             size,
             len(found),
-            defender.skip_link(request, options, size, len(found)),
+            pages.skip_link(request, options, size, len(found)),
             ALERTS.context,
             counted=False,
             watched=ALERTS.watched,

@@ -1,5 +1,4 @@
 """A world over HTTPS: the aiohttp server, its certificate and its counters; one port carries all surfaces.
-`serve` is the same for the command line, with the settings that point a collector at it.
 
 For each request of an API: token, then a planned or chance fault, then the answer; for Entra: fault, then
 the answer.
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import csv
+import contextlib
 import pathlib
 import types
 from collections.abc import Callable, Iterable
@@ -23,7 +22,6 @@ from service.simulator import (
     chaos,
     control,
     defender,
-    entra,
     graph,
     mde,
     siem,
@@ -32,6 +30,7 @@ from service.simulator import (
     world,
     xdr,
 )
+from service.simulator.entra import endpoints
 
 _Asked = tuple[chaos.Surface, str]
 _Waiter = tuple[str, int, asyncio.Future[None]]
@@ -44,7 +43,8 @@ class Simulator:
 
     host and port: where to listen (port 0: any). names: further host names and addresses for the
     certificate; the first of them, else localhost, is what `url` says. directory: where ca.pem and the
-    server's key go. skew: seconds that the `Date` header is ahead of the world's clock. control: open
+    server's key go. skew: seconds that the `Date` header is ahead of the world's clock. token_latency: seconds
+    before the token endpoint answers, of as many requests at once as come. control: open
     /_sim/ to loopback. prepare: called as soon as `url` is known, before anybody can connect. Raises OSError
     where it cannot listen.
 
@@ -67,10 +67,12 @@ class Simulator:
         graph: graph.Choices | None = None,
         control: bool = False,
         skew: float = 0.0,
+        token_latency: float = 0.0,
         prepare: Callable[[Simulator], object] | None = None,
     ) -> None:
         self.world = shown
         self.skew = skew
+        self.token_latency = token_latency
         self.script = _script(chaos)
         self.counters: collections.Counter[str] = collections.Counter()
         self.siem_requests: collections.Counter[str] = collections.Counter()
@@ -82,11 +84,11 @@ class Simulator:
         self._control = control
         self._prepare = prepare
         self._waiters: list[_Waiter] = []
-        self._signer = tokens.Signer()
-        self._entra = entra.Entra(shown, self._signer)
-        self.siem = siem.Siem(shown, self._signer, choices or siem.Choices())
+        self.signer = tokens.Signer()
+        self._entra = endpoints.Entra(shown, self.signer)
+        self.siem = siem.Siem(shown, self.signer, choices or siem.Choices())
         self.api_requests: collections.Counter[_Asked] = collections.Counter()
-        self._surfaces = _surfaces(shown, self._signer, mde, xdr, graph)
+        self._surfaces = _surfaces(shown, self.signer, mde, xdr, graph)
 
     @property
     def url(self) -> str:
@@ -188,6 +190,8 @@ class Simulator:
             tenant_id = tenant.tenant_id if tenant else name.lower()
             if surface == "token" and tenant is not None:
                 self.token_requests[tenant_id] += 1
+            if surface == "token" and self.token_latency > 0:
+                await self._linger(self.token_latency)
             fault = self._take(surface, tenant_id)
             instead = answers.instead(fault, self._date()) if fault else None
             answer = await self._entra.answer(request, fault, instead)
@@ -248,77 +252,12 @@ class Simulator:
             self._count(f"fault:{fault.kind}")
         return fault
 
+    async def _linger(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
+
     def _date(self) -> int:
         return self.world.clock() + round(self.skew * ticks.SECOND)
-
-
-async def serve(
-    shown: world.World,
-    *,
-    directory: pathlib.Path,
-    write: Callable[[str], None],
-    host: str = "127.0.0.1",
-    port: int = 8443,
-    names: Iterable[str] = (),
-    chaos: chaos.Chaos | None = None,
-    control: bool = False,
-) -> None:
-    """Run until cancelled. `write` gets, line by line, what a collector must be told.
-
-    Before the first connection the folder holds ca.pem, settings.env (the same lines), tenants.csv
-    (`alertwell tenants import` reads it), client_id, client_secret and secrets of tenants with an app of
-    their own, these 0600. Raises OSError where it cannot listen or write.
-    """
-    lines: list[str] = []
-
-    def prepare(simulator: Simulator) -> None:
-        lines.extend(f"{name}={value}" for name, value in describe(simulator, directory).items())
-        (directory / "settings.env").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-    async with Simulator(
-        shown,
-        directory=directory,
-        host=host,
-        port=port,
-        names=names,
-        chaos=chaos,
-        control=control,
-        prepare=prepare,
-    ):
-        for line in lines:
-            write(line)
-        write(f"# {len(shown.tenants)} tenants: {directory / 'tenants.csv'}")
-        await asyncio.Event().wait()
-
-
-def describe(simulator: Simulator, directory: pathlib.Path) -> dict[str, str]:
-    """The settings that point a collector at the simulator; writes the files that they and tenants.csv
-    name.
-    """
-    shown = simulator.world
-    secret_file = directory / "client_secret"
-    certificates.write_private(secret_file, shown.app.secret.encode())
-    (directory / "client_id").write_text(f"{shown.app.app_id}\n", encoding="utf-8")
-    with (directory / "tenants.csv").open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(("tenant_id", "name", "client_id", "secret_file", "region"))
-        for tenant in shown.tenants.values():
-            own: tuple[str, str] = ("", "")
-            if tenant.app is not shown.app:
-                path = directory / f"client_secret.{tenant.tenant_id}"
-                certificates.write_private(path, tenant.app.secret.encode())
-                own = tenant.app.app_id, str(path)
-            rows.writerow((tenant.tenant_id, tenant.name, *own, tenant.region))
-    return {
-        "ALERTWELL_AUTHORITY_URL": simulator.authority_url,
-        "ALERTWELL_SIEM_URL": simulator.siem_url,
-        "ALERTWELL_MDE_URL": simulator.mde_url,
-        "ALERTWELL_XDR_URL": simulator.xdr_url,
-        "ALERTWELL_GRAPH_URL": simulator.graph_url,
-        "ALERTWELL_CA_FILE": str(simulator.ca_file),
-        "ALERTWELL_CLIENT_ID": shown.app.app_id,
-        "ALERTWELL_CLIENT_SECRET_FILE": str(secret_file),
-    }
 
 
 def _surfaces(

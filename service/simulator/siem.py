@@ -33,10 +33,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 from aiohttp import web
 
-from service.simulator import answers, chaos, dice, ticks, tokens, world
+from service.simulator import answers, chaos, dice, directory, ticks, tokens, world
 
 DEFAULT_SPAN = 2 * ticks.HOUR
-AUDIENCES = frozenset({world.SIEM_RESOURCE, f"{world.SIEM_RESOURCE}/"})
+AUDIENCES = frozenset({directory.SIEM_RESOURCE, f"{directory.SIEM_RESOURCE}/"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

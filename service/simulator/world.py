@@ -1,10 +1,13 @@
-"""The world that the simulator shows: tenants, their app registrations, their alerts, and what is true of
+"""The world that the simulator shows: tenants, apps and people (`directory`), their alerts, and what is true of
 them.
 
 Alerts of a tenant come from three kinds of runs: those that keep arriving (`rate`), bulk backlogs and
 records given one by one. A tenant without a rate costs a few hundred bytes and no time. All is
 deterministic: the same seed and the same tenant give the same alerts at the same time, in whatever order
 they are asked for.
+
+issuers: whose tokens federated credentials may name, each with its public keys by key id.
+admin, users: who opens consent links and signs in, and what they decide.
 
 The clock gives ticks (100 ns since 1970) and can be a `ticks.HandClock`; every answer and token goes by it.
 """
@@ -15,104 +18,29 @@ import collections
 import dataclasses
 import functools
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
-from service.simulator import casebook, cases, dice, lives, runs, stories, ticks
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from service.simulator import (
+    casebook,
+    cases,
+    credentials,
+    customers,
+    dice,
+    directory,
+    lives,
+    runs,
+    selection,
+    stories,
+    ticks,
+)
 from service.simulator.forms import frame
 
-SIEM_RESOURCE = "https://graph.windows.net"
-MDE_RESOURCE = "https://api.securitycenter.microsoft.com"
-XDR_RESOURCE = "https://api.security.microsoft.com"
-GRAPH_RESOURCE = "https://graph.microsoft.com"
-# The APIs that can be asked for; a tenant has the service principals of these unless told otherwise.
-RESOURCES = frozenset({SIEM_RESOURCE, MDE_RESOURCE, XDR_RESOURCE, GRAPH_RESOURCE})
-# What a customer's administrator has consented to unless told otherwise.
-ROLES: Mapping[str, tuple[str, ...]] = {
-    MDE_RESOURCE: ("Alert.Read.All",),
-    XDR_RESOURCE: ("Incident.Read.All",),
-    GRAPH_RESOURCE: ("SecurityAlert.Read.All", "SecurityIncident.Read.All"),
-}
 CACHED_BUCKETS = 16_384
 CACHED_CASES = 4096  # buckets with every version of their alerts and incidents, about 1 KB an alert
 
 Clock = Callable[[], int]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Secret:
-    """A client secret; `expires_at` in ticks, None for never."""
-
-    value: str = dataclasses.field(repr=False)
-    expires_at: int | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class App:
-    """An app registration: one for all customers (multi-tenant), or a customer's own."""
-
-    app_id: str
-    secrets: tuple[Secret, ...]
-
-    @property
-    def secret(self) -> str:
-        """The first secret's value."""
-        return self.secrets[0].value
-
-
-@dataclasses.dataclass(slots=True)
-class Tenant:
-    """A customer's directory. Tests change its attributes to change what Entra and the APIs say.
-
-    app: what a collector should use for it. consented: app ids with a service principal here (without:
-    700016). resources: APIs provisioned here (others: 500011). roles: app roles granted, by resource
-    (`ROLES`; none for the SIEM API). rate: alerts a minute, fixed when the tenant is added. v1_only: Entra refuses the v2
-    scope of the SIEM audience. deleted: every API answers 403.
-    """
-
-    tenant_id: str
-    name: str
-    region: str
-    app: App
-    rate: float
-    consented: set[str]
-    resources: set[str]
-    roles: dict[str, tuple[str, ...]]
-    estate: stories.Estate
-    v1_only: bool = False
-    deleted: bool = False
-    live: runs.Live | None = None
-    given: runs.Given | None = None
-    backlogs: list[runs.Generated] = dataclasses.field(default_factory=list)
-
-    @property
-    def domain(self) -> str:
-        """The name by which Entra knows the tenant besides its GUID."""
-        return f"{self.estate.domain.removesuffix('.example')}.onmicrosoft.com"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Selection:
-    """The alerts of one answer, newest first, as indices into runs: nothing is rendered before it is read."""
-
-    parts: tuple[tuple[runs.Run, Sequence[int]], ...]
-
-    def __len__(self) -> int:
-        return sum(len(indices) for _, indices in self.parts)
-
-    def records(self) -> Iterator[bytes]:
-        """The alerts' JSON."""
-        for run, indices in self.parts:
-            yield from map(run.render, indices)
-
-    def newest(self, limit: int) -> Selection:
-        """The first `limit` of them."""
-        kept: list[tuple[runs.Run, Sequence[int]]] = []
-        for run, indices in self.parts:
-            if limit <= 0:
-                break
-            kept.append((run, indices[:limit]))
-            limit -= len(indices)
-        return Selection(tuple(kept))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,28 +60,36 @@ class World:
         self.clock = clock
         self.quirks = quirks or runs.Quirks()
         rng = dice.Dice(f"{seed}/apps")
-        self.app = App(_guid(rng), (Secret(_secret(rng)),))
-        self.apps: dict[str, App] = {self.app.app_id: self.app}
-        self._tenants: dict[str, Tenant] = {}
+        self.app = directory.App(
+            customers.guid(rng),
+            (credentials.Secret(customers.secret(rng)),),
+            public=True,
+            redirect_uris=("http://localhost",),
+        )
+        self.apps: dict[str, directory.App] = {self.app.app_id: self.app}
+        self.users: dict[str, directory.User] = {}
+        self.admin = directory.Admin()
+        self.issuers: dict[str, Mapping[str, rsa.RSAPublicKey]] = {}
+        self._tenants: dict[str, directory.Tenant] = {}
         self._domains: dict[str, str] = {}
         self._casebooks: dict[str, casebook.Casebook] = {}
         self._bucket = functools.lru_cache(maxsize=CACHED_BUCKETS)(self._make_bucket)
         self._told = functools.lru_cache(maxsize=CACHED_CASES)(self._make_told)
 
     @property
-    def tenants(self) -> Mapping[str, Tenant]:
+    def tenants(self) -> Mapping[str, directory.Tenant]:
         """Tenants by id (lower case), in the order in which they were added."""
         return self._tenants
 
-    def register(self, app: App) -> App:
+    def register(self, app: directory.App) -> directory.App:
         """Make Entra know an app registration (or its changed secrets); returns it."""
         self.apps[app.app_id] = app
         return app
 
-    def new_app(self, name: str) -> App:
+    def new_app(self, name: str) -> directory.App:
         """An app registration of its own, its id and secret following from the seed and the name."""
         rng = dice.Dice(f"{self.seed}/app/{name}")
-        return self.register(App(_guid(rng), (Secret(_secret(rng)),)))
+        return self.register(directory.App(customers.guid(rng), (credentials.Secret(customers.secret(rng)),)))
 
     def add_tenant(
         self,
@@ -164,18 +100,30 @@ class World:
         rate: float = 0.0,
         history: float = 86_400.0,
         own_app: bool = False,
-    ) -> Tenant:
+        consented: bool = True,
+    ) -> directory.Tenant:
         """Add a tenant whose alerts arrive at `rate` a minute, and did so for `history` seconds before now.
 
         With `own_app` it has an app and secret of its own, as the portal's SIEM integration makes them, and
-        the shared app is not consented. Raises ValueError for an id that is no GUID or is taken.
+        the shared app is not consented. Without `consented` nobody has approved any app yet. Raises
+        ValueError for an id that is no GUID or is taken.
         """
         tenant_id = str(uuid.UUID(tenant_id))
         if tenant_id in self._tenants:
             raise ValueError(f"tenant {tenant_id} exists already")
         app = self.new_app(tenant_id) if own_app else self.app
         estate = stories.Estate.of(name, tenant_id)
-        tenant = Tenant(tenant_id, name, region, app, rate, {app.app_id}, set(RESOURCES), dict(ROLES), estate)
+        tenant = directory.Tenant(
+            tenant_id,
+            name,
+            region,
+            app,
+            rate,
+            {app.app_id} if consented else set(),
+            set(directory.RESOURCES),
+            dict(directory.ROLES) if consented else {},
+            estate,
+        )
         if rate > 0:
             begins = self.clock() - round(history * ticks.SECOND)
             tenant.live = runs.Live(estate, self.quirks, f"{self.seed}/{tenant_id}", rate, begins)
@@ -183,25 +131,36 @@ class World:
         self._domains[tenant.domain] = tenant_id
         return tenant
 
-    def populate(self, count: int, *, rate: float = 1.0, history: float = 86_400.0) -> list[Tenant]:
+    def populate(self, count: int, *, rate: float = 1.0, history: float = 86_400.0) -> list[directory.Tenant]:
         """Add so many plausible tenants with rates from a fifth of `rate` to three times it (alerts a
         minute).
         """
         first = len(self._tenants)  # a second call goes on where the first ended
-        rng = dice.Dice(f"{self.seed}/tenants/{first}")
-        added = []
-        for number in range(first, first + count):
-            series, place = divmod(number, len(_NAMES))
-            name = f"{_NAMES[place]} {series + 1}" if series else _NAMES[place]
-            share = rng.choice((0.2, 0.5, 0.5, 1.0, 1.0, 3.0))
-            region = rng.choice(("eu", "eu", "us", "uk"))
-            added.append(self.add_tenant(_guid(rng), name, region=region, rate=rate * share, history=history))
-        return added
+        return [
+            self.add_tenant(each.tenant_id, each.name, region=each.region, rate=each.rate, history=history)
+            for each in customers.plausible(self.seed, first, count, rate)
+        ]
 
-    def find(self, name: str) -> Tenant | None:
-        """The tenant of a GUID or domain, in any casing."""
+    def add_user(self, tenant_id: str, name: str = "ada") -> directory.User:
+        """Somebody who can sign in to the tenant as name@its domain."""
+        tenant = self._tenants[tenant_id]
+        user = directory.User(f"{name}@{tenant.domain}", tenant_id)
+        self.users[user.name] = user
+        return user
+
+    def present(self, tenant_id: str | None, hint: str = "") -> directory.User | None:
+        """Who sits before the browser: the one that the hint names, else the first of the tenant (None: of
+        any).
+        """
+        those = [user for user in self.users.values() if tenant_id in (None, user.tenant_id)]
+        named = [user for user in those if user.name == hint.lower()]
+        return next(iter(named or those), None)
+
+    def find(self, name: str) -> directory.Tenant | None:
+        """The tenant of a GUID or domain, in any casing; None for one that is gone, too."""
         name = name.lower()
-        return self._tenants.get(name) or self._tenants.get(self._domains.get(name, ""))
+        tenant = self._tenants.get(name) or self._tenants.get(self._domains.get(name, ""))
+        return None if tenant is None or tenant.gone else tenant
 
     def add_record(
         self, tenant_id: str, raw: bytes, *, at: int, full_id: str | None, visible_at: int | None = None
@@ -283,22 +242,10 @@ class World:
         """See `casebook.Casebook.truth_incidents`."""
         return self.casebook(tenant_id).truth_incidents(api, self.clock() if now is None else now)
 
-    def select(self, tenant_id: str, since: int, until: int, now: int | None = None) -> Selection:
+    def select(self, tenant_id: str, since: int, until: int, now: int | None = None) -> selection.Selection:
         """What is visible of a tenant with since <= LastProcessedTimeUtc <= until (ticks), newest first."""
         now = self.clock() if now is None else now
-        picked = [
-            (run, runs.pick(run, since, until, now)) for run in self._runs(tenant_id, since, min(until, now))
-        ]
-        picked = [(run, indices) for run, indices in picked if indices]
-        picked.sort(key=lambda each: each[0].times[each[1][0]])
-        ends = [run.times[indices[-1]] for run, indices in picked]
-        begins = [run.times[indices[0]] for run, indices in picked]
-        if all(end < begin for end, begin in zip(ends, begins[1:], strict=False)):
-            return Selection(tuple((run, indices[::-1]) for run, indices in reversed(picked)))
-        # Runs that overlap in time: the one place where times are sorted, and then only those of the answer.
-        rows = [(run.times[index], run, index) for run, indices in picked for index in indices]
-        rows.sort(key=lambda row: row[0])
-        return Selection(tuple((run, (index,)) for _, run, index in reversed(rows)))
+        return selection.select(self._runs(tenant_id, since, min(until, now)), since, until, now)
 
     def truth(self, tenant_id: str, now: int | None = None) -> dict[str, bytes]:
         """What a collector that read everything holds: the newest visible version of each FullId, as
@@ -348,20 +295,3 @@ class World:
     def _make_told(self, tenant_id: str, number: int) -> cases.Told | None:
         bucket = self._bucket(tenant_id, number)
         return None if bucket is None else cases.Told(bucket, self.quirks)
-
-
-_NAMES = (
-    "Contoso", "Fabrikam", "Northwind Traders", "Adatum", "Wingtip Toys", "Litware", "Proseware",
-    "Tailspin Toys", "Woodgrove Bank", "Fourth Coffee", "Graphic Design Institute", "Humongous Insurance",
-    "Lucerne Publishing", "Margie's Travel", "Relecloud", "School of Fine Art", "Trey Research",
-    "VanArsdel", "Wide World Importers", "Alpine Ski House",
-)  # fmt: skip
-
-
-def _guid(rng: dice.Dice) -> str:
-    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
-
-
-def _secret(rng: dice.Dice) -> str:
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-    return "sim~" + "".join(rng.choices(letters, k=36))

@@ -13,11 +13,11 @@ from typing import Any
 
 from aiohttp import web
 
-from service.simulator import casebook, chaos, defender, ticks, world
+from service.simulator import casebook, chaos, defender, directory, pages, queries, ticks
 from service.simulator.forms import xdr
 
 DOCUMENTED = defender.Choices(largest=100, page=100, per_minute=50, per_hour=1500)
-INCIDENTS = defender.Collection(
+INCIDENTS = queries.Collection(
     documented=frozenset({"$filter", "$top", "$skip"}),
     properties={"lastUpdateTime": "time", "createdTime": "time", "status": "text", "assignedTo": "text"},
     watched="lastUpdateTime",
@@ -31,7 +31,7 @@ class Xdr(defender.Surface):
     """The API of a world."""
 
     surface = "xdr"
-    resource = world.XDR_RESOURCE
+    resource = directory.XDR_RESOURCE
 
     def place(self, path: str) -> bool:
         """Whether the request is for this API."""
@@ -41,6 +41,10 @@ class Xdr(defender.Surface):
         """As the 403 text lists them."""
         return "Incident.Read.All", "Incident.ReadWrite.All"
 
+    def scopes(self, _path: str, /) -> tuple[str, ...]:
+        """As the documents list them."""
+        return "Incident.Read", "Incident.ReadWrite"
+
     def throttle_text(self, _seconds: int, opens: int, /) -> str:
         """The body names the time from which on calls are let through."""
         at = ticks.text(opens + -opens % ticks.SECOND)
@@ -48,23 +52,23 @@ class Xdr(defender.Surface):
 
     def page(
         self, request: web.BaseRequest, book: casebook.Casebook, now: int, _fault: chaos.Fault | None, /
-    ) -> defender.Page:
+    ) -> pages.Page:
         """A page of incidents."""
         options = self.options(request, INCIDENTS, self.choices)
 
         def values(found: casebook.Found) -> Mapping[str, Any]:
             told = found.incident()
             raw = told.raw.get("xdr")
-            return xdr.values(book.place, told) if raw is None else defender.decoded(raw)
+            return xdr.values(book.place, told) if raw is None else pages.decoded(raw)
 
         found = self.listed(book, "incidents", options, now, values)
         top = self.choices.page if options.top is None else options.top
-        picked, size = defender.cut(found, options.skip, top)
-        return defender.Page(
+        picked, size = pages.cut(found, options.skip, top)
+        return pages.Page(
             (xdr.incident(book.place, each.incident()) for each in picked),
             size,
             len(found),
-            defender.skip_link(request, options, size, len(found)),
+            pages.skip_link(request, options, size, len(found)),
             INCIDENTS.context,
             counted=False,
             watched=INCIDENTS.watched,

@@ -7,7 +7,6 @@ and only its absence says that nothing follows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -16,61 +15,14 @@ import msgspec
 from service import model
 from service.sources import bodies, odata, records, values
 
-TOP: Final = 1_000
 SERVICE: Final = "graph"
 QUOTA: Final[tuple[tuple[int, float], ...]] = ((150, 60.0),)
 """Of any request on /security together: sources of this service share it."""
 HEADERS: Final = (("Prefer", "include-unknown-enum-members"),)
 """Else members that are newer than the enumeration arrive as `unknownFutureValue`."""
 
-_SWITCHES: Final = {"ordered": False}
 _TYPE: Final = "#microsoft.graph.security."
 _NO_REMEDIATION: Final = frozenset({"none", "unknown", "unknownFutureValue"})
-
-
-class GraphAlerts:
-    """See sources.contract.Source."""
-
-    name: Final = "graph_alerts"
-    service: Final = SERVICE
-    quota: Final = QUOTA
-    reach: Final = None  # no page says
-    roles: Final = frozenset({"SecurityAlert.Read.All", "SecurityAlert.ReadWrite.All"})
-    mutable: Final = True
-    incidents: Final = False
-    most: Final = TOP
-    relief: Final[Mapping[str, Any]] = MappingProxyType({})
-
-    def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """`ordered` (default false) asks for `$orderby`, which no page documents; see sources.contract.Source."""
-        return odata.check_switches("Graph security API", parameters, _SWITCHES)
-
-    def request(self, window: model.Window, parameters: Mapping[str, Any]) -> model.Request:
-        """GET /v1.0/security/alerts_v2 for the window and a millisecond around it; evidence comes along by itself."""
-        return odata.request(
-            self.service,
-            "/v1.0/security/alerts_v2",
-            window,
-            parameters,
-            time="lastUpdateDateTime",
-            top=TOP,
-            headers=HEADERS,
-        )
-
-    def read(
-        self,
-        body: bytes,
-        window: model.Window,
-        tenant_id: UUID,
-        *,
-        asked: model.Request | None = None,
-        base_url: str = "",
-    ) -> model.Page:
-        """Alerts as they are now; see sources.contract.Source."""
-        del window
-        answer = bodies.envelope(body)
-        page = records.gather(answer.pieces, lambda record: alert(record, tenant_id))
-        return odata.by_link(page, answer.next_link, TOP, asked, base_url)
 
 
 def alert(record: msgspec.Raw, tenant_id: UUID) -> model.Alert:
@@ -140,3 +92,23 @@ def _sha256(evidence: Mapping[str, Any]) -> str | None:
 def _remediation(evidence: Mapping[str, Any]) -> str | None:
     status = records.text(evidence.get("remediationStatus"))
     return None if status in _NO_REMEDIATION else status
+
+
+def _gather(pieces: bodies.Pieces, tenant_id: UUID) -> model.Page:
+    return records.gather(pieces, lambda record: alert(record, tenant_id))
+
+
+SOURCE: Final = odata.Api(
+    name="graph_alerts",
+    title="Graph security API",
+    service=SERVICE,
+    quota=QUOTA,
+    roles=frozenset({"SecurityAlert.Read.All", "SecurityAlert.ReadWrite.All"}),
+    incidents=False,
+    path="/v1.0/security/alerts_v2",
+    time="lastUpdateDateTime",
+    most=1_000,
+    headers=HEADERS,
+    gather=_gather,
+    linked=True,
+)

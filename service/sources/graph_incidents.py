@@ -14,59 +14,6 @@ from uuid import UUID
 from service import model
 from service.sources import bodies, graph_alerts, incidents, odata, records, values
 
-TOP: Final = 50
-_SWITCHES: Final = {"expand": True, "ordered": False}
-
-
-class GraphIncidents:
-    """See sources.contract.Source."""
-
-    name: Final = "graph_incidents"
-    service: Final = graph_alerts.SERVICE
-    quota: Final = graph_alerts.QUOTA
-    reach: Final = None  # no page says
-    roles: Final = frozenset({"SecurityIncident.Read.All", "SecurityIncident.ReadWrite.All"})
-    mutable: Final = True
-    incidents: Final = True
-    most: Final = TOP
-    relief: Final[Mapping[str, Any]] = MappingProxyType({"expand": False})
-
-    def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """`expand` (default true) asks for the alerts too; `ordered` (default false) for `$orderby`, which no page
-        documents; see sources.contract.Source.
-        """
-        return odata.check_switches("Graph security API", parameters, _SWITCHES)
-
-    def request(self, window: model.Window, parameters: Mapping[str, Any]) -> model.Request:
-        """GET /v1.0/security/incidents for the window and a millisecond around it."""
-        return odata.request(
-            self.service,
-            "/v1.0/security/incidents",
-            window,
-            parameters,
-            time="lastUpdateDateTime",
-            top=TOP,
-            expand="alerts" if parameters.get("expand", True) else None,
-            headers=graph_alerts.HEADERS,
-        )
-
-    def read(
-        self,
-        body: bytes,
-        window: model.Window,
-        tenant_id: UUID,
-        *,
-        asked: model.Request | None = None,
-        base_url: str = "",
-    ) -> model.Page:
-        """Incidents, and their alerts where they were asked for; see sources.contract.Source."""
-        del window
-        answer = bodies.envelope(body)
-        page = incidents.gather(
-            answer.pieces, tenant_id, _incident, lambda record: graph_alerts.alert(record, tenant_id)
-        )
-        return odata.by_link(page, answer.next_link, TOP, asked, base_url)
-
 
 def _incident(found: Mapping[str, Any]) -> model.Incident:
     incident_id = incidents.key(found.get("id"), "id")
@@ -90,3 +37,28 @@ def _incident(found: Mapping[str, Any]) -> model.Incident:
         created_at=values.time(found.get("createdDateTime")),
         incident_url=values.web_address(found.get("incidentWebUrl")),
     )
+
+
+def _gather(pieces: bodies.Pieces, tenant_id: UUID) -> model.Page:
+    return incidents.gather(
+        pieces, tenant_id, _incident, lambda record: graph_alerts.alert(record, tenant_id)
+    )
+
+
+SOURCE: Final = odata.Api(
+    name="graph_incidents",
+    title="Graph security API",
+    service=graph_alerts.SERVICE,
+    quota=graph_alerts.QUOTA,
+    roles=frozenset({"SecurityIncident.Read.All", "SecurityIncident.ReadWrite.All"}),
+    incidents=True,
+    path="/v1.0/security/incidents",
+    time="lastUpdateDateTime",
+    most=50,
+    expand="alerts",
+    headers=graph_alerts.HEADERS,
+    switches=MappingProxyType({"expand": True, **odata.ORDERED}),
+    relief=MappingProxyType({"expand": False}),
+    gather=_gather,
+    linked=True,
+)

@@ -17,6 +17,8 @@ from service import errors, model
 from service.sources import bodies, records, values
 
 _ALERTS: Final = "alerts"
+_GOES_ON: Final = "alerts@odata.nextLink"
+"""OData's word for a list inside of a record that was cut: it goes on at this link."""
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _array: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -46,6 +48,9 @@ def gather(
         if record.unreadable is not None:
             found.nested += 1
             found.rejects.append(record.unreadable)
+        if record.cut:
+            found.nested += 1
+            found.rejects.append(_rest(incident, ids))
         found.keep(_whole(incident, record, ids))
     return model.Page(
         items=len(pieces.records),
@@ -110,12 +115,16 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """An incident's record without its alerts, these apart, and what stood in their place where it was no array."""
+    """An incident's record without its alerts, these apart, and what stood in their place where it was no array.
+
+    `cut` where the service says that it has more of them than it shows.
+    """
 
     own: msgspec.Raw
     own_exact: bytes | None
     inside: bodies.Pieces | None = None
     unreadable: model.Reject | None = None
+    cut: bool = False
 
 
 def _opened(piece: msgspec.Raw, exact: bytes | None) -> _Record:
@@ -126,21 +135,35 @@ def _opened(piece: msgspec.Raw, exact: bytes | None) -> _Record:
         return _Record(piece, exact)
     inner = members.pop(_ALERTS, None)
     if inner is None:
-        return _Record(piece, exact)
+        return _Record(piece, exact, cut=_is_cut(members))
     own = msgspec.Raw(msgspec.json.encode(members))
     own_exact = None
     text: msgspec.Raw | bytes = inner
     if exact is not None:
         own_exact, text = _opened_exactly(piece, exact)
     if bytes(memoryview(inner)[:4]) == b"null":
-        return _Record(own, own_exact)
+        return _Record(own, own_exact, cut=_is_cut(members))
     try:
         inside = bodies.split(text) if isinstance(text, bytes) else bodies.Pieces(_array(text), {})
         bodies.check_size(text, inside.records)
     except (msgspec.DecodeError, RecursionError, errors.BadBody):
         unreadable = model.Reject("alerts not an array of alerts", bytes(text))
         return _Record(own, own_exact, unreadable=unreadable)
-    return _Record(own, own_exact, inside)
+    return _Record(own, own_exact, inside, cut=_is_cut(members))
+
+
+def _is_cut(members: Mapping[str, msgspec.Raw]) -> bool:
+    link = members.get(_GOES_ON)
+    return link is not None and bytes(memoryview(link)[:4]) != b"null"
+
+
+def _rest(incident: model.Incident, ids: list[str] | None) -> model.Reject:
+    """Alerts of an incident that nobody saw. The link to them is another one each time, and would be as many rejects."""
+    told = {"incident": incident.incident_id, "alerts shown": len(ids or ())}
+    return model.Reject(
+        "alerts of an incident cut off: they go on at a link that is not followed; graph_alerts brings them",
+        msgspec.json.encode(told),
+    )
 
 
 def _opened_exactly(piece: msgspec.Raw, exact: bytes) -> tuple[bytes | None, bytes]:

@@ -6,7 +6,6 @@ From the pages "List alerts API", "Alert resource type" and "OData queries". 10,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -14,54 +13,6 @@ import msgspec
 
 from service import model
 from service.sources import bodies, odata, records, values
-
-TOP: Final = 10_000
-_SWITCHES: Final = {"ordered": False}
-
-
-class MdeAlerts:
-    """See sources.contract.Source."""
-
-    name: Final = "mde_alerts"
-    service: Final = "mde"
-    quota: Final[tuple[tuple[int, float], ...]] = ((100, 60.0), (1_500, 3_600.0))
-    reach: Final = None  # what the tenant retains; no page says how long that is
-    roles: Final = frozenset({"Alert.Read.All", "Alert.ReadWrite.All"})
-    mutable: Final = True
-    incidents: Final = False
-    most: Final = TOP
-    relief: Final[Mapping[str, Any]] = MappingProxyType({})
-
-    def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """`ordered` (default false) asks for `$orderby`, which no page documents; see sources.contract.Source."""
-        return odata.check_switches("Defender for Endpoint API", parameters, _SWITCHES)
-
-    def request(self, window: model.Window, parameters: Mapping[str, Any]) -> model.Request:
-        """GET /api/alerts with evidence, for the window and a millisecond around it."""
-        return odata.request(
-            self.service,
-            "/api/alerts",
-            window,
-            parameters,
-            time="lastUpdateTime",
-            top=TOP,
-            expand="evidence",
-        )
-
-    def read(
-        self,
-        body: bytes,
-        window: model.Window,
-        tenant_id: UUID,
-        *,
-        asked: model.Request | None = None,
-        base_url: str = "",
-    ) -> model.Page:
-        """Alerts as they are now; see sources.contract.Source."""
-        del window, base_url
-        answer = bodies.envelope(body)
-        page = records.gather(answer.pieces, lambda record: _alert(record, tenant_id))
-        return odata.by_skip(page, answer.next_link, TOP, asked)
 
 
 def _alert(record: msgspec.Raw, tenant_id: UUID) -> model.Alert:
@@ -103,3 +54,23 @@ def _alert(record: msgspec.Raw, tenant_id: UUID) -> model.Alert:
 def _user(found: Mapping[str, Any], evidence: list[Mapping[str, Any]]) -> str | None:
     related = values.part(found.get("relatedUser"))
     return values.user(related.get("userName"), related.get("domainName")) or values.entity_user(evidence)
+
+
+def _gather(pieces: bodies.Pieces, tenant_id: UUID) -> model.Page:
+    return records.gather(pieces, lambda record: _alert(record, tenant_id))
+
+
+SOURCE: Final = odata.Api(
+    name="mde_alerts",
+    title="Defender for Endpoint API",
+    service="mde",
+    quota=((100, 60.0), (1_500, 3_600.0)),
+    roles=frozenset({"Alert.Read.All", "Alert.ReadWrite.All"}),
+    incidents=False,
+    path="/api/alerts",
+    time="lastUpdateTime",
+    most=10_000,
+    expand="evidence",
+    gather=_gather,
+    linked=False,
+)

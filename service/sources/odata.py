@@ -7,16 +7,22 @@ pages, and a link is the service's to choose. Both are only the way out of a win
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
+from uuid import UUID
 
 from service import errors, model, timestamps
+from service.sources import bodies
 
 MARGIN: Final = timedelta(milliseconds=1)
 """Nobody says how exactly a service compares its seven digits, so both ends go so far beyond the window."""
+
+ORDERED: Final[Mapping[str, bool]] = MappingProxyType({"ordered": False})
+"""`$orderby` by the update time, which no page documents."""
 
 _SWITCHES: Final[Mapping[object, bool]] = {
     "true": True,
@@ -29,53 +35,73 @@ _SWITCHES: Final[Mapping[object, bool]] = {
 _LONGEST_LINK: Final = 8_000
 _LINK: Final = re.compile(r"[!-~]+")
 _HOST: Final = re.compile(r"[a-z0-9.\-]{1,100}")
+_UPWARDS: Final = re.compile(r"(?:/|%2f|%5c)(?:\.|%2e){1,2}(?=/|%2f|%5c|;|$)", re.IGNORECASE)
 _REFUSED: Final = "next link refused: "
 
 
-def request(
-    service: str,
-    path: str,
-    window: model.Window,
-    parameters: Mapping[str, Any],
-    *,
-    time: str,
-    top: int,
-    expand: str | None = None,
-    headers: tuple[tuple[str, str], ...] = (),
-) -> model.Request:
-    """The GET for the window and a millisecond around it, where `time` is the field of the update time."""
-    since, until = (
-        timestamps.iso_ms(moment) + "Z" for moment in (window.since - MARGIN, window.until + MARGIN)
-    )
-    query = [("$filter", f"{time} ge {since} and {time} lt {until}"), ("$top", str(top))]
-    if expand:
-        query.append(("$expand", expand))
-    if parameters.get("ordered"):
-        query.append(("$orderby", f"{time} asc"))
-    return model.Request(service, path, tuple(query), headers, quota_group=service)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Api:
+    """A sources.contract.Source: an OData collection of records that change, asked for by their update time.
 
+    `title` is what people call the API, `path` follows the service's address, `time` is the field of the update time, `most` is
+    also sent as `$top`. `switches` are its parameters with their defaults: `ordered` sends `$orderby`, `expand` false leaves out
+    `$expand`. `gather` reads the records, under the tenant whose token fetched them. `linked` says that the service has a link
+    to what follows; else it takes `$skip`.
+    """
 
-def check_switches(api: str, parameters: Mapping[str, Any], defaults: Mapping[str, bool]) -> dict[str, Any]:
-    """The switches that differ from their defaults. Raises errors.BadInput for any other name, and for any other value."""
-    checked: dict[str, Any] = {}
-    for name, value in parameters.items():
-        shown = repr(value)[:80]
-        if name not in defaults:
-            raise errors.BadInput(
-                f"parameter {name[:40]!r} {shown}: the {api} has {' and '.join(defaults)} (true or false)"
-            )
-        state = (
-            value
-            if isinstance(value, bool)
-            else _SWITCHES.get(value.lower())
-            if isinstance(value, str)
-            else None
+    name: str
+    title: str
+    service: str
+    quota: tuple[tuple[int, float], ...]
+    roles: frozenset[str]
+    incidents: bool
+    path: str
+    time: str
+    most: int
+    gather: Callable[[bodies.Pieces, UUID], model.Page]
+    linked: bool
+    expand: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    switches: Mapping[str, bool] = field(default_factory=lambda: ORDERED)
+    relief: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    reach: timedelta | None = None
+    mutable: bool = True
+
+    def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The switches that differ from their defaults. Raises errors.BadInput for any other name, and for any other value."""
+        return _check_switches(self.title, parameters, self.switches)
+
+    def request(self, window: model.Window, parameters: Mapping[str, Any]) -> model.Request:
+        """The GET for the window and a millisecond around it."""
+        since, until = (
+            timestamps.iso_ms(moment) + "Z" for moment in (window.since - MARGIN, window.until + MARGIN)
         )
-        if state is None:
-            raise errors.BadInput(f"{name} {shown}: must be true or false")
-        if state != defaults[name]:
-            checked[name] = state
-    return checked
+        query = [
+            ("$filter", f"{self.time} ge {since} and {self.time} lt {until}"),
+            ("$top", str(self.most)),
+        ]
+        if self.expand and parameters.get("expand", True):
+            query.append(("$expand", self.expand))
+        if parameters.get("ordered"):
+            query.append(("$orderby", f"{self.time} asc"))
+        return model.Request(self.service, self.path, tuple(query), self.headers, quota_group=self.service)
+
+    def read(
+        self,
+        body: bytes,
+        window: model.Window,
+        tenant_id: UUID,
+        *,
+        asked: model.Request | None = None,
+        base_url: str = "",
+    ) -> model.Page:
+        """Records as they are now; see sources.contract.Source."""
+        del window
+        answer = bodies.envelope(body)
+        page = self.gather(answer.pieces, tenant_id)
+        if self.linked:
+            return by_link(page, answer.next_link, self.most, asked, base_url)
+        return by_skip(page, answer.next_link, self.most, asked)
 
 
 def by_skip(page: model.Page, link: str | None, top: int, asked: model.Request | None) -> model.Page:
@@ -113,6 +139,28 @@ def by_link(
     return replace(page, full=True, next=further)
 
 
+def _check_switches(api: str, parameters: Mapping[str, Any], defaults: Mapping[str, bool]) -> dict[str, Any]:
+    checked: dict[str, Any] = {}
+    for name, value in parameters.items():
+        shown = repr(value)[:80]
+        if name not in defaults:
+            raise errors.BadInput(
+                f"parameter {name[:40]!r} {shown}: the {api} has {' and '.join(defaults)} (true or false)"
+            )
+        state = (
+            value
+            if isinstance(value, bool)
+            else _SWITCHES.get(value.lower())
+            if isinstance(value, str)
+            else None
+        )
+        if state is None:
+            raise errors.BadInput(f"{name} {shown}: must be true or false")
+        if state != defaults[name]:
+            checked[name] = state
+    return checked
+
+
 def _is_followed(asked: model.Request | None) -> bool:
     return asked is not None and not asked.query and "?" in asked.path
 
@@ -139,7 +187,8 @@ def _within(link: str, base_url: str) -> tuple[str, str]:
             0
         ] else f"it leads to port {target[1]} of {host}"
     below = here.path.rstrip("/")
-    if not there.path.startswith(f"{below}/"):
+    # "/graph/../other" begins below the address and ends beside it, spelled out or as %2e
+    if not there.path.startswith(f"{below}/") or _UPWARDS.search(there.path):
         return "", "it leads to another path"
     return there.path[len(below) :] + (f"?{there.query}" if there.query else ""), ""
 

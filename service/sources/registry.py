@@ -12,10 +12,10 @@ from service.sources import contract, graph_alerts, graph_incidents, mde_alerts,
 SOURCES: Final[Mapping[str, contract.Source]] = MappingProxyType(
     {
         "siem": siem.Siem(),
-        "mde_alerts": mde_alerts.MdeAlerts(),
-        "xdr_incidents": xdr_incidents.XdrIncidents(),
-        "graph_alerts": graph_alerts.GraphAlerts(),
-        "graph_incidents": graph_incidents.GraphIncidents(),
+        "mde_alerts": mde_alerts.SOURCE,
+        "xdr_incidents": xdr_incidents.SOURCE,
+        "graph_alerts": graph_alerts.SOURCE,
+        "graph_incidents": graph_incidents.SOURCE,
     }
 )
 

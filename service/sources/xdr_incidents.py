@@ -7,7 +7,6 @@ ends points to the one that stays. A naming trap: an incident has `lastUpdateTim
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,48 +14,6 @@ import msgspec
 
 from service import model
 from service.sources import bodies, incidents, odata, records, values
-
-TOP: Final = 100
-_SWITCHES: Final = {"ordered": False}
-
-
-class XdrIncidents:
-    """See sources.contract.Source."""
-
-    name: Final = "xdr_incidents"
-    service: Final = "xdr"
-    quota: Final[tuple[tuple[int, float], ...]] = ((50, 60.0), (1_500, 3_600.0))
-    reach: Final = None  # no page says
-    roles: Final = frozenset({"Incident.Read.All", "Incident.ReadWrite.All"})
-    mutable: Final = True
-    incidents: Final = True
-    most: Final = TOP
-    relief: Final[Mapping[str, Any]] = MappingProxyType({})
-
-    def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """`ordered` (default false) asks for `$orderby`, which no page documents; see sources.contract.Source."""
-        return odata.check_switches("Defender XDR API", parameters, _SWITCHES)
-
-    def request(self, window: model.Window, parameters: Mapping[str, Any]) -> model.Request:
-        """GET /api/incidents for the window and a millisecond around it; alerts come along by themselves."""
-        return odata.request(
-            self.service, "/api/incidents", window, parameters, time="lastUpdateTime", top=TOP
-        )
-
-    def read(
-        self,
-        body: bytes,
-        window: model.Window,
-        tenant_id: UUID,
-        *,
-        asked: model.Request | None = None,
-        base_url: str = "",
-    ) -> model.Page:
-        """Incidents and their alerts as they are now; see sources.contract.Source."""
-        del window, base_url
-        answer = bodies.envelope(body)
-        page = incidents.gather(answer.pieces, tenant_id, _incident, lambda record: _alert(record, tenant_id))
-        return odata.by_skip(page, answer.next_link, TOP, asked)
 
 
 def _incident(found: Mapping[str, Any]) -> model.Incident:
@@ -118,3 +75,22 @@ def _alert(record: msgspec.Raw, tenant_id: UUID) -> model.Alert:
         created_at=values.time(found.get("creationTime")),
         resolved_at=values.time(found.get("resolvedTime")),
     )
+
+
+def _gather(pieces: bodies.Pieces, tenant_id: UUID) -> model.Page:
+    return incidents.gather(pieces, tenant_id, _incident, lambda record: _alert(record, tenant_id))
+
+
+SOURCE: Final = odata.Api(
+    name="xdr_incidents",
+    title="Defender XDR API",
+    service="xdr",
+    quota=((50, 60.0), (1_500, 3_600.0)),
+    roles=frozenset({"Incident.Read.All", "Incident.ReadWrite.All"}),
+    incidents=True,
+    path="/api/incidents",
+    time="lastUpdateTime",
+    most=100,
+    gather=_gather,
+    linked=False,
+)

@@ -9,19 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
-import asyncpg
 import msgspec
 
 from service import model
-from service.store import pool
-
-_Record = TypeVar("_Record", model.Alert, model.Incident)
-
-SLICE_RECORDS: Final = 500
-SLICE_BYTES: Final = 4 * 1024 * 1024
+from service.store import changes, pool
 
 # A record travels as a value of alertwell.incoming_alert: the fields of model.Alert in their order, then its arrival.
 _FIELDS: Final = tuple(model.Alert.__struct_fields__)
@@ -43,27 +37,6 @@ WITH batch AS MATERIALIZED (
 INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
 SELECT $1, batch.number, cardinality($3) FROM batch
 """  # noqa: S608 - made of constants
-
-# What of a row counts as content: a change says {field: [old, new]} over these columns (the rank as soc shows it) and over
-# the record's own fields as `raw.…`.
-_BOOKKEEPING: Final = (
-    "'{tenant_id,source,full_id,first_seen_at,updated_at,content_hash,revision,arrival,source_updated_text,"
-    "severity_rank,raw,raw_exact}'::text[]"
-)
-_SEVERITIES: Final = "'{" + ",".join(model.SEVERITIES) + "}'::text[]"
-_FIELDS_OF: Final = """(
-    SELECT key, value FROM jsonb_each(to_jsonb({row}) - {bookkeeping})
-    UNION ALL SELECT 'severity', to_jsonb(({severities})[{row}.severity_rank + 1])
-    UNION ALL SELECT 'raw.' || key, value FROM jsonb_each({row}.raw) WHERE jsonb_typeof({row}.raw) = 'object'
-)"""
-# A large nested value is not repeated in the feed: its field is named, with null in its place.
-_SHOWN: Final = """CASE WHEN jsonb_typeof({value}) IN ('object', 'array') AND octet_length({value}::text) > 1000
-                     THEN 'null' ELSE {value} END"""
-
-
-def _fields_of(row: str) -> str:
-    return _FIELDS_OF.format(row=row, bookkeeping=_BOOKKEEPING, severities=_SEVERITIES)
-
 
 _UPDATE: Final = f"""
 WITH batch AS MATERIALIZED (
@@ -89,12 +62,7 @@ WITH batch AS MATERIALIZED (
 ), changes AS (
     INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id, changed)
     SELECT $1, batch.number, s.n, (s.is).revision, 'updated', s.now_arrival, $2, (s.is).full_id,
-           (SELECT coalesce(jsonb_object_agg(coalesce(o.key, w.key),
-                                             jsonb_build_array({_SHOWN.format(value="o.value")},
-                                                               {_SHOWN.format(value="w.value")})), '{{}}')
-            FROM {_fields_of("(s.was)")} AS o
-            FULL JOIN {_fields_of("(s.is)")} AS w ON w.key = o.key
-            WHERE o.value IS DISTINCT FROM w.value)
+           {changes.between("(s.was)", "(s.is)", "full_id", "arrival")}
     FROM batch, stored s
     RETURNING full_id
 ), noted AS (
@@ -151,20 +119,6 @@ async def sort(
     return Sorted(tuple(new), tuple(newer), unchanged, stale)
 
 
-def slices(records: Sequence[_Record]) -> list[Sequence[_Record]]:
-    """Cut alerts or incidents into statements of at most SLICE_RECORDS records and about SLICE_BYTES of raw text."""
-    cut: list[Sequence[_Record]] = []
-    start = size = 0
-    for n, record in enumerate(records):
-        size += len(record.raw)
-        if n > start and (n - start >= SLICE_RECORDS or size > SLICE_BYTES):
-            cut.append(records[start:n])
-            start, size = n, len(record.raw)
-    if start < len(records):
-        cut.append(records[start:])
-    return cut
-
-
 async def insert(
     connection: pool.Connection,
     tenant_id: UUID,
@@ -196,11 +150,6 @@ async def update(
             connection, tenant_id, source, [alerts[n] for n in missing], [arrivals[n] for n in missing]
         )
     return int(row["changed"]) + len(missing)
-
-
-def unstorable(error: asyncpg.PostgresError) -> bool:
-    """Whether PostgreSQL, or the driver in its name, refuses a value itself: SQLSTATE class 22 or 54."""
-    return (error.sqlstate or "").startswith(("22", "54"))
 
 
 def _records(alerts: Sequence[model.Alert], arrivals: Sequence[str]) -> list[tuple[Any, ...]]:

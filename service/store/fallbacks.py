@@ -19,14 +19,16 @@ async def enrol(
     parameters: Mapping[str, Any],
     since: datetime,
 ) -> streams.Owned | None:
-    """Give the tenant a stream of this source that wants everything from `since` on; None where it has one, polled or not.
+    """Give the tenant a stream of this source that wants everything from `since` on, unless it has one; None where that is
+    not polled.
 
     Alerts from before now arrive as `fallback`. The lease keeps its epoch, so that no other poll of the tenant is disturbed:
-    the new stream is the owner's to poll. Raises LeaseLost, DatabaseUnavailable.
+    the stream is the owner's to poll, also where it was enrolled before and its owner has not heard of it (the database went
+    away in between). Raises LeaseLost, DatabaseUnavailable.
     """
     async with database.transaction() as connection:
         await leases.fence(connection, lease)
-        added = await connection.fetchval(
+        await connection.execute(
             """
             WITH stream AS (
                 INSERT INTO alertwell.stream (tenant_id, source, parameters, wanted, history)
@@ -35,14 +37,11 @@ async def enrol(
                 RETURNING tenant_id, source
             )
             INSERT INTO alertwell.stream_progress (tenant_id, source) SELECT tenant_id, source FROM stream
-            RETURNING true
             """,
             lease.tenant_id,
             source,
             dict(parameters),
             ranges.encode(Intervals.of((since, None))),
         )
-    if not added:
-        return None
     loaded = await streams.load(database, [lease.tenant_id])
     return next((item for item in loaded if item.stream.source == source), None)

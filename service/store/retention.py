@@ -1,7 +1,7 @@
 """Retention: what is past its time goes in small batches, each its own short transaction.
 
 The horizon of alerts is the start of a day (UTC): wanted and coverage give up whole days first, then alerts before the same
-moment are deleted, unless coverage still claims them.
+moment are deleted, unless coverage still claims them, or the incident that they are shown in is younger.
 """
 
 from __future__ import annotations
@@ -27,13 +27,20 @@ _STATEMENTS = {
                   LEFT JOIN alertwell.stream_progress p ON p.tenant_id = s.tenant_id AND p.source = s.source
                   WHERE s.tenant_id = a.tenant_id AND s.source = a.source
                     AND (s.coverage @> a.last_processed_at OR p.proven @> a.last_processed_at))
+              AND NOT EXISTS (  -- each reading of its incident would bring it back, as news
+                  SELECT FROM alertwell.incident i
+                  WHERE i.tenant_id = a.tenant_id AND i.source = a.source AND i.incident_id = a.incident_id
+                    AND i.last_update >= {_HORIZON})
             LIMIT $2))
     """,  # noqa: S608 - made of constants
-    # after alerts: a row whose newest record is past its time has none left
+    # after alerts: a row whose newest record is past its time has none left, but for records that stay for another reason
     "alerts_merged": f"""
         DELETE FROM alertwell.alert_merged WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM alertwell.alert_merged
-            WHERE last_processed_at < {_HORIZON} LIMIT $2))
+            SELECT m.ctid FROM alertwell.alert_merged m
+            WHERE m.last_processed_at < {_HORIZON}
+              AND NOT EXISTS (
+                  SELECT FROM alertwell.alert a WHERE a.tenant_id = m.tenant_id AND a.alert_id = m.alert_id)
+            LIMIT $2))
     """,  # noqa: S608 - made of constants
     "incidents": f"""
         DELETE FROM alertwell.incident WHERE ctid = ANY (ARRAY(

@@ -7,10 +7,9 @@ the one record is found; that record becomes a reject and the rest is stored.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -20,9 +19,7 @@ from service import model
 from service.intervals import Intervals
 from service.store import alerts as alert_rows
 from service.store import incidents as incident_rows
-from service.store import leases, pool, ranges, rejects
-
-_Record = TypeVar("_Record", model.Alert, model.Incident)
+from service.store import leases, pool, ranges, rejects, slices
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +38,13 @@ class Harvest:
     `items` are top-level records. Of a source of incidents these are the incidents, and `nested` the alerts inside of them, of
     which `nested_rejects` are among the rejects: see model.Page, whose numbers these are.
 
-    `folded` is all coverage that joins the stream's row now: the window's own proof and what idle polls proved before.
-    `dropped` leaves it (too many ranges). `read_to` is the end of a live window that is stored, else None.
+    `arrival` says how a record with this update time came. `folded` is all coverage that joins the stream's row now: the
+    window's own proof and what idle polls proved before. `dropped` leaves it (too many ranges). `read_to` is the end of a live
+    window that is stored, else None.
     """
 
     sorted: alert_rows.Sorted
-    arrival: Callable[[model.Alert], model.Arrival]
+    arrival: Callable[[datetime], model.Arrival]
     rejects: Sequence[model.Reject]
     duplicates: int
     items: int
@@ -71,7 +69,7 @@ async def store(
     try:
         return await _store(database, lease, source, poll, harvest, careful=False)
     except asyncpg.PostgresError as error:
-        if not alert_rows.unstorable(error):
+        if not slices.unstorable(error):
             raise
     return await _store(database, lease, source, poll, harvest, careful=True)
 
@@ -88,7 +86,7 @@ async def _store(
             # before any row: two streams of a tenant would wait for each other's rows else
             await connection.execute("SELECT alertwell.lock_merging($1)", lease.tenant_id)
         if held.new or held.newer:
-            incidents = await _store_incidents(connection, lease.tenant_id, source, held, refused, careful)
+            incidents = await _store_incidents(connection, lease.tenant_id, source, harvest, refused, careful)
         if found.new or found.newer:
             alerts = await _store_alerts(connection, lease.tenant_id, source, harvest, refused, careful)
         if harvest.rejects or refused.all:
@@ -143,16 +141,23 @@ async def _store_incidents(
     connection: pool.Connection,
     tenant_id: UUID,
     source: str,
-    held: incident_rows.Sorted,
+    harvest: Harvest,
     refused: _Refused,
     careful: bool,
 ) -> _Written:
-    async def write(part: Sequence[model.Incident]) -> int:
-        return await incident_rows.store(connection, tenant_id, source, part)
+    held = harvest.incidents
+
+    async def insert(part: Sequence[model.Incident]) -> int:
+        arrivals = [harvest.arrival(one.last_update) for one in part]
+        return await incident_rows.insert(connection, tenant_id, source, part, arrivals)
+
+    async def update(part: Sequence[model.Incident]) -> int:
+        arrivals = [harvest.arrival(one.last_update) for one in part]
+        return await incident_rows.update(connection, tenant_id, source, part, arrivals)
 
     written = _Written(
-        await _write_all(connection, write, held.new, refused.incidents, careful=careful),
-        await _write_all(connection, write, held.newer, refused.incidents, careful=careful),
+        await slices.write(connection, insert, held.new, refused.incidents, careful=careful),
+        await slices.write(connection, update, held.newer, refused.incidents, careful=careful),
     )
     await incident_rows.follow(connection, tenant_id, [*held.new, *held.newer])
     return written
@@ -175,60 +180,20 @@ async def _store_alerts(
         return alert if end is None else msgspec.structs.replace(alert, incident_id=end)
 
     async def insert(part: Sequence[model.Alert]) -> int:
-        arrivals = [harvest.arrival(alert) for alert in part]
+        arrivals = [harvest.arrival(alert.last_processed_at) for alert in part]
         return await alert_rows.insert(connection, tenant_id, source, part, arrivals)
 
     async def update(part: Sequence[model.Alert]) -> int:
-        arrivals = [harvest.arrival(alert) for alert in part]
+        arrivals = [harvest.arrival(alert.last_processed_at) for alert in part]
         return await alert_rows.update(connection, tenant_id, source, part, arrivals)
 
     new, newer = found.new, found.newer
     if ends:
         new, newer = tuple(map(moved, new)), tuple(map(moved, newer))
     return _Written(
-        await _write_all(connection, insert, new, refused.alerts, careful=careful),
-        await _write_all(connection, update, newer, refused.alerts, careful=careful),
+        await slices.write(connection, insert, new, refused.alerts, careful=careful),
+        await slices.write(connection, update, newer, refused.alerts, careful=careful),
     )
-
-
-async def _write_all(
-    connection: pool.Connection,
-    write: Callable[[Sequence[_Record]], Awaitable[int]],
-    records: Sequence[_Record],
-    refused: list[model.Reject],
-    *,
-    careful: bool,
-) -> int:
-    count = 0
-    for part in alert_rows.slices(records):
-        count += await (_write_halving(connection, write, part, refused) if careful else write(part))
-    return count
-
-
-async def _write_halving(
-    connection: pool.Connection,
-    write: Callable[[Sequence[_Record]], Awaitable[int]],
-    part: Sequence[_Record],
-    refused: list[model.Reject],
-) -> int:
-    try:
-        async with connection.transaction():  # a savepoint
-            return await write(part)
-    except asyncpg.PostgresError as error:
-        if not alert_rows.unstorable(error):
-            raise
-        if len(part) == 1:
-            reason = f"PostgreSQL cannot hold it: {str(error).splitlines()[0]}"
-            record = part[0]
-            refused.append(
-                model.Reject(reason, record.raw_exact or record.raw.encode("utf-8", "surrogatepass"))
-            )
-            return 0
-    half = len(part) // 2
-    count = 0
-    for side in (part[:half], part[half:]):
-        count += await _write_halving(connection, write, side, refused)
-    return count
 
 
 async def _move(connection: pool.Connection, lease: model.Lease, source: str, harvest: Harvest) -> None:

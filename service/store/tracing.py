@@ -1,4 +1,4 @@
-"""Why an alert is there, or is not: where it is held, what became of it, and what is proven of the time it belongs to."""
+"""Why an alert or incident is there, or is not: where it is held, what became of it, and what is proven of its time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ async def alerts(
     database: pool.Database, asked: str, tenant_ids: Sequence[UUID], sources: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The rows with this full_id or alert_id in these tenants, oldest first, each with the poll that stored it and its
-    changes (seq null: not numbered yet).
+    changes (seq null: not numbered yet). `window_time` is the update time by which a window asks for it: its incident's, where
+    the source shows it inside of one.
 
     A poll is found by its time: it ran when the alert was first seen, and inserted something; null where it is past retention.
     """
@@ -27,7 +28,10 @@ async def alerts(
         database,
         """
         SELECT a.tenant_id, t.name AS tenant_name, a.source, a.full_id, a.alert_id, a.incident_id, a.title, a.arrival,
-               a.revision, a.last_processed_at, a.source_updated_text, a.first_seen_at, a.updated_at
+               a.revision, a.last_processed_at, a.source_updated_text, a.first_seen_at, a.updated_at,
+               coalesce((SELECT i.last_update FROM alertwell.incident i
+                         WHERE i.tenant_id = a.tenant_id AND i.source = a.source AND i.incident_id = a.incident_id),
+                        a.last_processed_at) AS window_time
         FROM (
             SELECT DISTINCT a.*
             FROM unnest($2::uuid[]) AS asked (tenant_id)
@@ -49,7 +53,33 @@ async def alerts(
     )
     for row in rows:
         row["poll"] = await _poll(database, row)
-        row["changes"] = await _changes(database, row)
+        row["changes"] = await _changes(database, row, "alert", row["full_id"])
+    return rows
+
+
+async def incidents(
+    database: pool.Database, asked: str, tenant_ids: Sequence[UUID], sources: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The rows of soc.incidents with this id in these tenants, as `alerts` brings those of alerts."""
+    if not pool.is_text(asked):
+        return []
+    rows = await reports.fetch(
+        database,
+        """
+        SELECT i.tenant_id, t.name AS tenant_name, i.source, i.incident_id, i.redirect_incident_id, i.title, i.status,
+               cardinality(i.alert_ids) AS alerts, i.revision, i.last_update AS source_updated_at, i.source_updated_text,
+               i.first_seen_at, i.updated_at
+        FROM alertwell.incident i LEFT JOIN alertwell.tenant t USING (tenant_id)
+        WHERE i.tenant_id = ANY ($2::uuid[]) AND i.source = ANY ($3::text[]) AND i.incident_id = $1
+        ORDER BY i.first_seen_at, i.source, i.tenant_id
+        """,
+        asked,
+        tenant_ids,
+        sources,
+    )
+    for row in rows:
+        row["poll"] = await _poll(database, row)
+        row["changes"] = await _changes(database, row, "incident", row["incident_id"])
     return rows
 
 
@@ -71,19 +101,22 @@ async def _poll(database: pool.Database, row: dict[str, Any]) -> dict[str, Any] 
     return found[0] if found else None
 
 
-async def _changes(database: pool.Database, row: dict[str, Any]) -> list[dict[str, Any]]:
+async def _changes(
+    database: pool.Database, row: dict[str, Any], record: str, key: str
+) -> list[dict[str, Any]]:
     return await reports.fetch(
         database,
         """
         SELECT f.seq, c.change_id, c.kind, c.revision, c.arrival, c.at, c.changed
         FROM alertwell.alert_change c
         LEFT JOIN alertwell.feed f ON f.tenant_id = c.tenant_id AND f.batch = c.batch AND f.n = c.n
-        WHERE c.tenant_id = $1 AND c.source = $2 AND c.full_id = $3 AND c.at >= $4
-        ORDER BY c.at, c.batch, c.n LIMIT $5
+        WHERE c.tenant_id = $1 AND c.source = $2 AND c.record = $3 AND c.full_id = $4 AND c.at >= $5
+        ORDER BY c.at, c.batch, c.n LIMIT $6
         """,
         row["tenant_id"],
         row["source"],
-        row["full_id"],
+        record,
+        key,
         row["first_seen_at"],
         _CHANGES,
     )

@@ -20,7 +20,17 @@ from service import errors
 SAMPLE: Final = 64 * 1024
 """Bytes of a bad body that are kept for soc.rejects."""
 
+WHOLE_OR_PART: Final = (200, 206)
+"""Statuses whose bodies are read."""
+
 _LONGEST_WAIT: Final = 3600.0
+_PART: Final = 206
+_LONGEST_WARNING: Final = 4_000
+_MOST_PROVIDERS: Final = 5
+_PROVIDER: Final = re.compile(
+    r'\b199 [^\s"]{1,100} "([A-Za-z0-9 ._\-]{1,60}/[A-Za-z0-9 ._\-]{1,60})/([0-9]{1,5})/[0-9]+"'
+)
+"""Of Graph's "Federated data" pages: `Warning: 199 - "{Vendor}/{Provider}/{StatusCode}/{LatencyInMs}"`."""
 
 _JSON_TYPES: Final = re.compile(r"(application|text)/([a-z0-9.\-]+\+)?json")
 """No page promises a content type: none at all will do, another one (text/html above all) will not."""
@@ -41,16 +51,18 @@ _NO_LICENCE: Final = ("no active license", "no active licence", "not provisioned
 def failure(
     status: int, headers: Mapping[str, str], prefix: bytes, *, now: datetime
 ) -> errors.PollFailure | None:
-    """The error for an answer with this status, or None for 200. `prefix` is the start of its body (some KiB do).
+    """The error for an answer with this status, or None where its body is to be read (200, and 206: `partial`).
+
+    `prefix` is the start of its body (some KiB do).
 
     `headers` must be case-insensitive; `now` is our time, used where the answer has no Date of its own.
     """
-    if status == 200:
+    if status in WHOLE_OR_PART:
         return None
     if 300 <= status < 400:
         return _redirect(status, headers.get("Location", ""))
     if 200 < status < 300:
-        # 204 says nothing where [] was promised; 206 is a part (documented for federated Graph calls).
+        # 204 says nothing where [] was promised
         return errors.BadBody(
             f"the API answered {status}, which is not a whole list", sample=prefix[:SAMPLE], status=status
         )
@@ -81,6 +93,18 @@ def failure(
             f"the API has a fault ({status})", status=status, retry_after=retry_after(headers, clock)
         )
     return errors.Refused(f"the API does not take this request ({status})", status=status)
+
+
+def partial(status: int, headers: Mapping[str, str]) -> str | None:
+    """Why the answer is only a part, with the providers that its Warning header names; None where it is not 206.
+
+    The same for the same providers, whatever their order and latency: it is a stream's reason, written when it changes.
+    """
+    if status != _PART:
+        return None
+    named = sorted(set(_PROVIDER.findall(headers.get("Warning", "")[:_LONGEST_WARNING])))
+    failed = ", ".join(f"{provider} answered {code}" for provider, code in named[:_MOST_PROVIDERS])
+    return "the API brought a part only (206)" + (f": {failed}" if failed else "")
 
 
 def content_type(headers: Mapping[str, str], prefix: bytes) -> errors.BadBody | None:

@@ -190,7 +190,7 @@ class Client:
                     url, headers=headers, allow_redirects=False, auto_decompress=False
                 ) as response,
             ):
-                if response.status != 200:
+                if response.status not in answers.WHOLE_OR_PART:
                     await self._refused(response)
                 return await self._read(response, share, limit)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
@@ -199,7 +199,7 @@ class Client:
         raise fault
 
     async def _refused(self, response: aiohttp.ClientResponse) -> None:
-        """Raise what a status other than 200 means, after a look at the start of the body."""
+        """Raise what a status whose body is not read means, after a look at the start of the body."""
         prefix = b""
         try:
             inflater = inflate.Inflater(response.headers.get("Content-Encoding", ""))
@@ -254,7 +254,11 @@ class Client:
         except inflate.Unreadable as error:
             fault = errors.BadBody(f"the answer is {error}", sample=_sample(body), status=200)
         else:
-            return model.Answer(body.getvalue(), answers.date(response.headers))
+            return model.Answer(
+                body.getvalue(),
+                answers.date(response.headers),
+                partial=answers.partial(response.status, response.headers),
+            )
         raise fault
 
     async def _wait_for_room(self, share: budget.Share, size: int, limit: asyncio.Timeout) -> None:

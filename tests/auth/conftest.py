@@ -14,8 +14,10 @@ import pytest
 
 from service import clouds, model
 from service.auth import modes, tokens
-from service.simulator import server, world
+from service.simulator import credentials, server, world
 from service.transport import client
+from tests.auth.trust import CLUSTER, SUBJECT
+from tests.simulator import keys
 
 CONTOSO = "11111111-1111-1111-1111-111111111111"
 FABRIKAM = "22222222-2222-2222-2222-222222222222"
@@ -69,7 +71,7 @@ async def make(
     yield build
     for each in made:
         await each.close()
-        await asyncio.to_thread(each._pool.shutdown)  # what hung has ended by its own deadline
+        await asyncio.to_thread(each._places.threads.shutdown)  # what hung has ended by its own deadline
 
 
 def access(tenant_id: str = CONTOSO, credential: model.Credential | None = None) -> model.Access:
@@ -94,6 +96,25 @@ def new_secret(shown: world.World) -> Callable[[str], None]:
     """Gives the shared app another secret at Entra."""
 
     def change(value: str) -> None:
-        shown.register(dataclasses.replace(shown.app, secrets=(world.Secret(value),)))
+        shown.register(dataclasses.replace(shown.app, secrets=(credentials.Secret(value),)))
 
     return change
+
+
+@pytest.fixture(scope="module")
+def pair() -> keys.Pair:
+    """The app's key and certificate, which sign the cluster's tokens too."""
+    return keys.pair(begins="2026-01-01", ends="2099-01-01")
+
+
+@pytest.fixture
+def app(shown: world.World, pair: keys.Pair) -> Any:
+    """The shared app with a secret, a certificate and a federated credential at Entra."""
+    shown.issuers[CLUSTER] = {"k1": pair.key.public_key()}
+    return shown.register(
+        dataclasses.replace(
+            shown.app,
+            certificates=(pair.registered,),
+            federations=(credentials.Federation(CLUSTER, SUBJECT),),
+        )
+    )

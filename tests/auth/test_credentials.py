@@ -11,7 +11,7 @@ import jwt
 import pytest
 
 from service import errors
-from service.auth import aadsts, claims, modes, replies, sealing
+from service.auth import aadsts, claims, clock, credentials, modes, replies, sealing
 
 TENANT = uuid.UUID("11111111-1111-1111-1111-111111111111")
 GRAPH = "https://graph.windows.net"
@@ -103,26 +103,26 @@ def test_shared_secret(tmp_path: Path) -> None:
     """A changed file is another version; one that is away, empty or rewritten with the same text is not."""
     file = tmp_path / "secret"
     file.write_text("one")
-    shared = modes.SharedSecret(modes.SharedApp("an-app", file))
-    first, mode = shared.read()
-    assert mode == modes.ClientSecret("one")
+    shared = credentials.Shared(modes.SharedApp("an-app", file))
+    [first] = shared.read()
+    assert first[1] == modes.ClientSecret("one")
     file.unlink()
-    assert shared.read() == (first, mode)
+    assert shared.read() == [first]
     file.write_text("")
-    assert shared.read() == (first, mode)
+    assert shared.read() == [first]
     file.write_text("one")
     os.utime(file, (1, 1))
-    assert shared.read() == (first, mode)
+    assert shared.read() == [first]
     file.write_text("two")
-    second, mode = shared.read()
+    [(second, mode)] = shared.read()
     assert mode == modes.ClientSecret("two")
-    assert second != first
+    assert second != first[0]
 
 
 def test_shared_secret_never_there(tmp_path: Path) -> None:
     """A file that never could be read says why."""
     with pytest.raises(errors.BadSetting, match="cannot be read"):
-        modes.SharedSecret(modes.SharedApp("an-app", tmp_path / "missing")).read()
+        credentials.Shared(modes.SharedApp("an-app", tmp_path / "missing"))
 
 
 @pytest.mark.parametrize(
@@ -213,6 +213,61 @@ def test_bad_claims(content: dict[str, Any], code: str) -> None:
     with pytest.raises(errors.Attention) as refused:
         claims.check(token(**content), tenant_id=TENANT, audience=GRAPH, roles=["Alert.Read.All"])
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("content", "has"),
+    [
+        ({}, "none"),
+        ({"roles": []}, "none"),
+        (
+            {"roles": ["Machine.Read.All", 7, "a b", "\x1b[31m", "User.Read.All"]},
+            "Machine.Read.All User.Read.All",
+        ),
+        ({"roles": [f"R{n}" for n in range(12)]}, "R0 R1 R2 R3 R4 R5 R6 R7 R8 R9 …"),
+    ],
+)
+def test_what_the_token_has(content: dict[str, Any], has: str) -> None:
+    """The sentence names the role that is missing and what there is, at most ten names, printable ones alone."""
+    with pytest.raises(errors.Attention) as refused:
+        claims.check(
+            token(tid=str(TENANT), **content), tenant_id=TENANT, audience=GRAPH, roles=["Alert.Read.All"]
+        )
+    assert f"lacks the role Alert.Read.All (has: {has});" in str(refused.value)
+
+
+def test_scopes() -> None:
+    """A signed-in user's permissions are one text, separated by blanks; they are no roles."""
+    wanted = {"tenant_id": TENANT, "audience": GRAPH, "scopes": ["Incident.Read"]}
+    claims.check(token(scp="openid Incident.Read"), **wanted)
+    with pytest.raises(
+        errors.Attention, match=r"scope Incident\.Read \(has: openid Incident\.Readonly\)"
+    ) as refused:
+        claims.check(token(scp="openid Incident.Readonly"), **wanted)
+    assert refused.value.code == "scope_missing"
+    with pytest.raises(errors.Attention, match="has: none"):
+        claims.check(token(roles=["Incident.Read"], scp=["Incident.Read"]), **wanted)
+
+
+def test_ended_on_arrival() -> None:
+    """A token that has ended by Entra's own clock is not used, whatever our clock says; the skew is named."""
+    ours = clock.Clock(lambda: 1_000_000.0)
+    ours.learn("Mon, 12 Jan 1970 13:56:40 GMT")  # 1,000,600
+    with pytest.raises(errors.Transient, match=r"ended 100 s ago.*clock is 600 s behind"):
+        claims.check(token(exp=1_000_500), tenant_id=TENANT, audience=GRAPH, now=ours)
+    claims.check(token(exp=1_000_700), tenant_id=TENANT, audience=GRAPH, now=ours)
+    for strange in ("1", True, None, [], 1e400):
+        claims.check(token(exp=strange), tenant_id=TENANT, audience=GRAPH, now=ours)
+
+
+@pytest.mark.parametrize(
+    "date", ["", "yesterday", "Mon, 99 Jan 1970", "\x00", "Mon, 12 Jan 999999 13:56:40 GMT", None]
+)
+def test_dates_that_say_nothing(date: str | None) -> None:
+    """A Date header that cannot be read changes no clock."""
+    ours = clock.Clock()
+    ours.learn(date)
+    assert ours.skew == 0
 
 
 @pytest.mark.parametrize(

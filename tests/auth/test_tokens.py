@@ -322,7 +322,9 @@ async def test_own_credential(make: Make, shown: world.World) -> None:
     with pytest.raises(errors.CredentialRefused):
         await made.token(with_secret("wrong", 2), "siem")
     assert await made.token(with_secret(app.secret, 3), "siem")
-    assert len(made._tenants[uuid.UUID(wingtip)].apps) == 1
+    for version in range(4, 30):
+        made._slot(with_secret(app.secret, version), "siem")
+    assert len(made._tenants[uuid.UUID(wingtip)].slots) == 4
 
 
 @pytest.mark.parametrize("sealer", [None, sealing.Sealer([sealing.generate_key()])])

@@ -94,7 +94,7 @@ async def asks(bad: Bad, tmp_path: Path) -> AsyncIterator[Make]:
         yield build
         for each in made:
             await each.close()
-            await asyncio.to_thread(each._pool.shutdown)
+            await asyncio.to_thread(each._places.threads.shutdown)
 
 
 def answering(content: Any, status: int = 200) -> Handler:
@@ -190,7 +190,7 @@ async def test_dripping_answer(asks: Make, bad: Bad) -> None:
     try:
         with pytest.raises(errors.Transient, match=r"in time|within"):
             await made.token(CONTOSO, "siem")
-        await asyncio.to_thread(made._pool.shutdown)
+        await asyncio.to_thread(made._places.threads.shutdown)
     finally:
         let_go.set()
 
@@ -274,7 +274,13 @@ async def test_reprs(make: Make, sim: server.Simulator) -> None:
     made = make()
     token = await made.token(CONTOSO, "siem")
     secret = sim.world.app.secret
-    shown = repr(made._tenants) + repr(made._shared_app) + repr(modes.ClientSecret(secret)) + repr(vars(made))
+    shown = (
+        repr(made._tenants)
+        + repr(made._shared.app)
+        + repr(made._shared.read())
+        + repr(modes.ClientSecret(secret))
+        + repr(vars(made))
+    )
     assert token not in shown
     assert secret not in shown
 

@@ -99,7 +99,7 @@ def test_run_without_database(tmp_path):
     ("env", "says"),
     [
         ({}, "no credential: set ALERTWELL_CLIENT_ID and ALERTWELL_CLIENT_SECRET_FILE"),
-        ({"ALERTWELL_CLIENT_ID": A}, "ALERTWELL_CLIENT_ID is set without its secret"),
+        ({"ALERTWELL_CLIENT_ID": A}, "ALERTWELL_CLIENT_ID is set without a credential"),
         ({"ALERTWELL_CLIENT_SECRET": "x"}, "ALERTWELL_CLIENT_SECRET is set without ALERTWELL_CLIENT_ID"),
         ({"ALERTWELL_CLIENT_ID": "x"}, "ALERTWELL_CLIENT_ID (not shown) must be the application"),
         ({"ALERTWELL_POLL_INTERVAL": "soon"}, "ALERTWELL_POLL_INTERVAL='soon' must be a duration"),

@@ -215,7 +215,7 @@ def test_purge_deletes_everything_and_leaves_a_change(alertwell, listed, fetch):
         [A, B],
     )
     said = alertwell("tenants", "remove", A, "--purge", "--yes").stdout
-    assert said == f"removed: Contoso ({A})\ndeleted: 0 alerts, 0 changes, 0 polls, 1 rejects\n"
+    assert said == f"removed: Contoso ({A})\ndeleted: 0 alerts, 0 incidents, 0 changes, 0 polls, 1 rejects\n"
     assert set(listed()) == {"Fabrikam"}
     assert [str(row["tenant_id"]) for row in fetch("SELECT tenant_id FROM alertwell.reject")] == [B]
     assert [row["kind"] for row in fetch("SELECT kind FROM alertwell.alert_change")] == ["purged"]

@@ -134,6 +134,38 @@ def test_an_alert_that_is_nowhere(alertwell, ago, verdict, said):
 
 
 @pytest.mark.usefixtures("collected")
+def test_an_alert_inside_of_an_incident(alertwell, fetch):
+    """Which window held it goes by the incident's update time, and what is proven is of incidents."""
+    fetch(
+        """
+        WITH stream AS (
+            INSERT INTO alertwell.stream (tenant_id, source, wanted, coverage)
+            SELECT tenant_id, 'xdr_incidents', wanted, coverage FROM alertwell.stream WHERE tenant_id = $1::text::uuid
+            RETURNING tenant_id, source
+        )
+        INSERT INTO alertwell.stream_progress (tenant_id, source) SELECT tenant_id, source FROM stream
+        """,
+        A,
+    )
+    fetch(
+        "UPDATE alertwell.alert SET source = 'xdr_incidents', incident_id = '7', last_processed_at = now() - '90 d'::interval"
+    )
+    fetch(
+        """
+        INSERT INTO alertwell.incident (tenant_id, source, incident_id, last_update, content_hash, status,
+                                        source_updated_text, raw)
+        VALUES ($1::text::uuid, 'xdr_incidents', '7', now() - '3 h'::interval, 1, 'active', '', '{}')
+        """,
+        A,
+    )
+    [alert] = traced(alertwell, HELD)["alerts"]
+    assert (alert["window"]["verdict"], alert["window"]["of_incidents"]) == ("proven", True)
+    shown = alertwell("trace", HELD).stdout
+    assert "proven: all incidents updated then are held" in shown
+    assert "not wanted: incidents updated from" in shown
+
+
+@pytest.mark.usefixtures("collected")
 def test_a_gap_beyond_the_reach_of_its_source(alertwell, monkeypatch):
     """What the API cannot be asked for any more will not come."""
     from service.sources import siem
@@ -174,3 +206,37 @@ def test_hostile_ids_find_nothing(alertwell):
     """NUL-free nonsense, quotes and patterns are looked for as they are."""
     for asked in ("' OR 1=1 --", "%", "_", "\u202e", "𝔄" * 100):
         assert traced(alertwell, asked)["alerts"] == []
+
+
+@pytest.mark.usefixtures("collected")
+def test_an_incident_is_found_with_its_changes(alertwell, fetch):
+    """The id of an incident brings its row, its poll and its changes, and no other record's."""
+    fetch(
+        """
+        INSERT INTO alertwell.incident (tenant_id, source, incident_id, last_update, source_updated_text, content_hash, status,
+                                        redirect_incident_id, alert_ids, raw)
+        VALUES ($1::text::uuid, 'siem', '7', now() - '3 h'::interval, 'as written', 1, 'redirected', '9', '{a,b}', '{}')
+        """,
+        A,
+    )
+    fetch(
+        """
+        INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id, record)
+        SELECT tenant_id, 8, n, n, 'created', 'live', source, incident_id, r
+        FROM alertwell.incident, unnest('{alert,incident}'::text[]) WITH ORDINALITY AS w (r, n)
+        """
+    )
+    found = traced(alertwell, "7")
+    [incident] = found["incidents"]
+    assert (incident["redirect_incident_id"], incident["alerts"], incident["poll"]["poll_id"]) == (
+        "9",
+        2,
+        B,
+    )
+    assert [change["revision"] for change in incident["changes"]] == [2]
+    assert (incident["window"]["verdict"], found["alerts"]) == ("proven", [])
+    said = alertwell("trace", "7").stdout
+    assert "7 is an incident that is held 1 time" in said
+    assert "merged into   9" in said
+    assert "not numbered yet (created)" in said
+    assert traced(alertwell, HELD)["incidents"] == []

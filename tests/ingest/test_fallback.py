@@ -6,7 +6,7 @@ import dataclasses
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-from service import model
+from service import errors, model
 from service.ingest import worker
 from service.simulator import ticks
 from service.sources import registry
@@ -105,11 +105,46 @@ async def test_the_fallback_goes_on_where_the_retired_stream_ended(bench):
     assert {key: row["arrival"] for key, row in held.items()} == {meanwhile: "fallback", newer: "live"}
     assert old not in held
     assert fallback.stream.coverage.contains(moment(bench.ago(DAY / 4)))
-    # a second failure enrols nothing more, nor does a replica that knows of nothing
+    # a second failure enrols nothing more, nor does a replica that knows of nothing: it gets the stream that there is
+    assert (await bench.turn(mine)).enrolled is None
     mine.memory.fallen_back = False
     again = await bench.turn(mine)
-    assert again.enrolled is None
+    assert again.enrolled.stream.wanted == stream.wanted
     assert await bench.books.rows.fetchval("SELECT count(*) FROM alertwell.stream") == 2
+
+
+async def test_the_fallback_fills_what_the_retired_stream_left_open(bench):
+    """A source that ends while its history is still a gap: the fallback wants that too, and brings it."""
+    standing_in(bench, timedelta())
+    desk = bench.file_desk()
+    left = desk.add_alert(at=bench.ago(DAY / 4))
+    mine = await bench.take(lookback=DAY / 2)
+    await bench.turn(mine, budget=0.0)  # the live window alone
+    assert await bench.books.gaps()
+    bench.simulator.plan("siem", CONTOSO, "410", None)
+    taken = await bench.turn(mine)
+    assert taken.enrolled.stream.wanted.lower == mine.stream.wanted.lower
+    fallback = dataclasses.replace(mine, stream=taken.enrolled.stream, memory=type(mine.memory)())
+    await bench.turn(fallback)
+    held = await bench.books.alerts(source="graph_alerts")
+    assert {key: row["arrival"] for key, row in held.items()} == {left: "fallback"}
+    assert fallback.stream.coverage.contains(moment(bench.ago(DAY / 4)))
+
+
+async def test_a_fallback_that_its_owner_has_not_heard_of_is_polled(bench, monkeypatch):
+    """The database goes away between the enrolment and the owner's knowing of it: the next poll hands the stream over."""
+    standing_in(bench, timedelta())
+    mine = await bench.take()
+    bench.simulator.plan("siem", CONTOSO, "410", None)
+    load = streams.load
+
+    async def away(*_):
+        monkeypatch.setattr(streams, "load", load)
+        raise errors.DatabaseUnavailable("the database is away")
+
+    monkeypatch.setattr(streams, "load", away)
+    assert (await bench.turn(mine)).enrolled is None
+    assert (await bench.turn(mine)).enrolled.stream.source == "graph_alerts"
 
 
 async def test_a_person_who_ended_the_fallback_is_obeyed(bench):

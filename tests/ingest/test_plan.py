@@ -303,6 +303,12 @@ def test_arrival(kind, seconds, expected):
     assert plan.arrival(shown, kind, at(seconds)) == expected
 
 
+def test_what_is_older_than_wanted_is_no_news():
+    """An alert past retention comes along with an incident of today: history, however long ago the tenant was enrolled."""
+    shown = stream(wanted=Intervals.of((at(-100), None)), enrolled_at=at(-9000))
+    assert [plan.arrival(shown, "live", at(seconds)) for seconds in (-101, -99)] == ["initial", "live"]
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3600)), max_size=40), st.integers(0, 3600))
 def test_coverage_gives_up_its_shortest_ranges(pauses, last):
     """What stays has at most MOST_RANGES, and nothing that was given up is longer than what stays."""

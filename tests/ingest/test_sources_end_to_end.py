@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,15 +12,17 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from service import model
-from service.ingest import poll
+from service import model, timestamps
+from service.ingest import asking
 from service.simulator import graph, mde, runs, server, world, xdr
-from service.sources import mde_alerts
+from service.sources import mde_alerts, registry
+from service.store import feed, storing
 from tests.ingest import stages
 from tests.ingest.stages import CONTOSO, moment
 
 MS = timedelta(milliseconds=1)
 SURFACES = {"mde_alerts": "mde", "xdr_incidents": "xdr", "graph_alerts": "graph", "graph_incidents": "graph"}
+LINKING = ("graph_alerts", "graph_incidents")
 OTHER = "22222222-2222-2222-2222-222222222222"
 # The clock stands still, so quotas by the minute would never open again.
 FREE = {"per_minute": None, "per_hour": None}
@@ -54,6 +57,12 @@ def staged(clock, database, books, tmp_path):
             yield bench
 
     return opened
+
+
+def small_pages(monkeypatch, most):
+    """Let mde_alerts, whose pages hold 10,000, ask for this many."""
+    smaller = dataclasses.replace(mde_alerts.SOURCE, most=most)
+    monkeypatch.setattr(registry, "SOURCES", {**registry.SOURCES, "mde_alerts": smaller})
 
 
 async def taken(bench, mine, turns=20):
@@ -111,6 +120,109 @@ async def test_the_newest_version_of_every_record_is_held_once(staged, clock, so
     assert all(json.loads(row["changed"]) for row in changes if row["kind"] == "updated")
 
 
+class Versions:
+    """What polls handed in to be stored, version by version: records and ids of alerts, by incident."""
+
+    def __init__(self, monkeypatch):
+        self.told = {}
+        real = storing.store
+
+        async def store(database, lease, source, poll, harvest):
+            counts = await real(database, lease, source, poll, harvest)
+            for one in (*harvest.incidents.new, *harvest.incidents.newer):
+                self.told.setdefault(one.incident_id, []).append((json.loads(one.raw), one.alert_ids))
+            return counts
+
+        monkeypatch.setattr(storing, "store", store)
+
+    def content(self, incident_id):
+        """Its versions that differ from the one before; without its alerts an incident keeps those it had."""
+        kept = []
+        for raw, named in self.told[incident_id]:
+            ids = named if named is not None or not kept else kept[-1][1]
+            if not kept or (raw, set(ids or ())) != (kept[-1][0], set(kept[-1][1] or ())):
+                kept.append((raw, ids))
+        return kept
+
+
+def applied(content, changed):
+    """A version after a change; what is shown as null because it is large is taken as read."""
+    raw, ids = content
+    raw = dict(raw)
+    for field, (_, new) in changed.items():
+        if field.startswith("raw."):
+            raw[field.removeprefix("raw.")] = new
+    return raw, changed.get("alert_ids", (None, ids))[1]
+
+
+async def incident_changes_are_the_versions(bench, versions):
+    """The changes of each incident in order of seq: one for each version stored, saying what differs, up to what is held."""
+    while await feed.number(bench.database):
+        pass
+    changes = {}
+    for row in await bench.books.rows.fetch(
+        "SELECT * FROM soc.changes(NULL, NULL) WHERE record = 'incident' ORDER BY seq"
+    ):
+        changes.setdefault(row["incident_id"], []).append(row)
+    held = {row["incident_id"]: row for row in await bench.books.rows.fetch("SELECT * FROM soc.incidents")}
+    assert changes.keys() == held.keys() == versions.told.keys()
+    columns = ("title", "severity", "status", "redirect_incident_id", "source_updated_at", "assigned_to")
+    kinds = []
+    for incident_id, found in changes.items():
+        content = versions.content(incident_id)
+        assert [row["revision"] for row in found] == list(range(1, len(content) + 1))
+        kinds += [row["kind"] for row in found]
+        assert found[0]["kind"] == "created"
+        latest = {}
+        for (before, now), row in zip(itertools.pairwise(content), found[1:], strict=True):
+            changed = json.loads(row["changed"])
+            raw, ids = applied(before, changed)
+            hidden = {field for field, value in raw.items() if value is None}  # large, or gone
+            assert {k: v for k, v in raw.items() if k not in hidden} == {
+                k: v for k, v in now[0].items() if k not in hidden
+            }
+            assert ids is None or set(ids) == set(now[1] or ())
+            merged = changed.get("redirect_incident_id", (None, None))[1] is not None
+            assert row["kind"] == ("merged" if merged else "updated")
+            latest |= changed
+        row = held[incident_id]
+        assert (row["revision"], json.loads(row["raw"])) == (len(content), content[-1][0])
+        assert set(row["alert_ids"] or ()) == set(content[-1][1] or ())
+        for column in columns:
+            if column in latest:
+                new = latest[column][1]
+                assert (timestamps.parse(new) if column == "source_updated_at" else new) == row[column]
+        assert json.loads(found[-1]["incident"]) == content[-1][0]
+    return kinds
+
+
+@pytest.mark.parametrize("source", ["xdr_incidents", "graph_incidents"])
+async def test_every_version_of_an_incident_is_a_change(staged, clock, source, monkeypatch):
+    """History, then live with updates and merges: what polls stored is what the feed tells, version by version."""
+    versions = Versions(monkeypatch)
+    shown = world.World(11, clock, runs.Quirks(tied_share=0.3, revised_share=0.2))
+    shown.add_tenant(CONTOSO, "Contoso", rate=0.5, history=86_400)
+    async with staged(shown) as bench:
+        desk = bench.file_desk()
+        numbers = [desk.add_incident(at=bench.ago(3000 - n), alerts=2) for n in range(6)]
+        mine = await bench.take(source=source, lookback=100_000)
+        await taken(bench, mine)
+        for turn in range(6):
+            bench.advance(600)
+            desk.update_incident(numbers[turn], at=bench.ago(30), status="Resolved")
+            if turn == 3:
+                desk.merge(numbers[4], numbers[5], at=bench.ago(20))
+            await taken(bench, mine)
+        await bench.books.same_alerts(shown, source)
+        await incidents_are_the_truth(bench, source)
+        kinds = await incident_changes_are_the_versions(bench, versions)
+        arrivals = await bench.books.rows.fetch(
+            "SELECT DISTINCT arrival FROM soc.changes(NULL, NULL) WHERE record = 'incident'"
+        )
+    assert set(kinds) == {"created", "updated", "merged"}
+    assert {row[0] for row in arrivals} >= {"initial", "live"}
+
+
 @every_source
 async def test_items_add_up_with_nested_alerts(staged, source):
     """The counts of a poll balance whatever is nested in what, and the rows' own CHECK holds."""
@@ -162,8 +274,7 @@ async def test_small_pages_with_links_are_split(staged):
 @every_source
 async def test_ties_over_a_page_are_followed_and_proven(staged, source, monkeypatch):
     """More records at one instant than a page holds: read page by page, each once, and the instant is proven."""
-    monkeypatch.setattr(mde_alerts, "TOP", 60)
-    monkeypatch.setattr(mde_alerts.MdeAlerts, "most", 60)
+    small_pages(monkeypatch, 60)
     security = graph.Choices(alerts=dataclasses.replace(graph.ALERTS_DOCUMENTED, largest=100))
     async with staged(security=security) as bench:
         instant = bench.ago(1500) + 5000
@@ -303,20 +414,77 @@ async def test_a_link_to_another_host_is_refused(staged, source):
 
 
 @every_source
-async def test_a_part_of_an_answer_is_not_taken_for_all(staged, source):
-    """206 with a Warning and half the records: kept as a sample, and the window is asked for again."""
+async def test_a_part_of_an_answer_is_stored_and_not_taken_for_all(staged, source):
+    """206 with a Warning and half the records, poll after poll: what came is there, and the state says what is missing."""
     async with staged() as bench:
         desk = bench.file_desk()
         for number in range(6):
             desk.add_alert(at=bench.ago(1000 + number))
-        bench.simulator.plan(SURFACES[source], CONTOSO, "206", 8)
+        bench.simulator.plan(SURFACES[source], CONTOSO, "206", None)
         mine = await bench.take(source=source)
-        await bench.turn(mine)
-        assert not mine.stream.coverage.contains(moment(bench.ago(1000)))
+        for _ in range(4):
+            listener = bench.listen()
+            await bench.turn(mine)
+            assert len(listener.requests) == 1
+            assert (mine.stream.state, mine.stream.failures) == ("degraded", 0)
+            assert mine.stream.state_reason == (
+                "the API brought a part only (206): Microsoft/WDATP answered 504"
+            )
+            assert not mine.stream.coverage
+            assert 0 < len(await bench.books.alerts(CONTOSO, source)) < 6
+            bench.advance(60)
         bench.simulator.script.clear()
         await taken(bench, mine)
         await bench.books.same_alerts(bench.shown, source)
-        assert any("206" in row["reason"] for row in await bench.books.rejects())
+        assert (mine.stream.state, mine.stream.state_reason) == ("ok", None)
+        assert mine.stream.coverage.contains(moment(bench.ago(1000)))
+
+
+@every_source
+async def test_a_gap_that_is_answered_in_part_holds_up_no_older_one(staged, source):
+    """It stays a gap with its reason, is left alone for an hour, and healed after it."""
+    async with staged() as bench:
+        desk = bench.file_desk()
+        for number in range(30):
+            desk.add_alert(at=bench.ago(1000 * (number + 1)))
+        mine = await bench.take(source=source, lookback=200_000)
+        first = bench.poll(mine)
+        await first.live()
+        mine.stream = first.tally.stream
+        bench.simulator.plan(SURFACES[source], CONTOSO, "206", None)
+        listener = bench.listen()
+        polled = bench.poll(mine)
+        await polled.gaps(lambda: True)
+        mine.stream = polled.tally.stream
+        assert polled.tally.gap_error is None
+        assert 5 < len(await bench.books.alerts(CONTOSO, source)) < 30
+        assert not polled.open_gaps()
+        gaps = await bench.books.gaps()
+        assert gaps
+        assert all("206" in gap["reason"] for gap in gaps)
+        asked = len(listener.requests)
+        await polled.gaps(lambda: True)
+        assert len(listener.requests) == asked
+        bench.simulator.script.clear()
+        bench.advance(3700)
+        await taken(bench, mine)
+        await bench.books.same_alerts(bench.shown, source)
+        assert not await bench.books.gaps()
+
+
+@pytest.mark.parametrize("source", LINKING)
+async def test_a_tie_over_pages_that_come_in_part_is_not_proven(staged, source):
+    """More records at one instant than a page holds, and 206 all the time: stored as they come, and never proven."""
+    security = graph.Choices(alerts=dataclasses.replace(graph.ALERTS_DOCUMENTED, largest=20))
+    async with staged(security=security) as bench:
+        instant = bench.ago(1500) + 5000
+        bench.shown.add_alert_backlog(CONTOSO, 110, since=instant, until=instant)
+        bench.simulator.plan("graph", CONTOSO, "206", None)
+        mine = await bench.take(source=source)
+        await bench.turn(mine)
+        assert not mine.stream.coverage.contains(moment(instant))
+        assert "206" in mine.stream.state_reason
+        assert await bench.books.alerts(CONTOSO, source)
 
 
 async def test_incidents_are_read_without_their_alerts_where_these_break_the_service(staged):
@@ -334,9 +502,30 @@ async def test_incidents_are_read_without_their_alerts_where_these_break_the_ser
         bench.advance(60)
         await bench.turn(mine)
         assert [("$expand" in dict(request.query)) for request in listener.requests[2:]] == [False]
-        bench.advance(poll._RELIEF.total_seconds())
+        bench.advance(asking._RELIEF.total_seconds())
         await bench.turn(mine)
         assert "$expand" in dict(listener.requests[3].query)
+
+
+async def test_relief_is_no_change_of_an_incident(staged, monkeypatch):
+    """Read with its alerts, then without them, for another one's break the service: it keeps them, and nothing is told."""
+    versions = Versions(monkeypatch)
+    async with staged(security=graph.Choices(expand_breaks_at=10)) as bench:
+        desk = bench.file_desk()
+        first = desk.add_incident(at=bench.ago(300), alerts=2)
+        mine = await bench.take(source="graph_incidents")
+        await bench.turn(mine)
+        rows = "SELECT alert_ids, revision FROM soc.incidents WHERE incident_id = $1"
+        before = await bench.books.rows.fetchrow(rows, str(first))
+        assert len(before["alert_ids"]) == 2
+        desk.add_incident(at=bench.ago(200), alerts=12)
+        bench.advance(60)
+        await bench.turn(mine)
+        assert [ids is None for _, ids in versions.told[str(first)]] == [False, True]
+        assert mine.memory.relieved_until is not None
+        assert await bench.books.rows.fetchrow(rows, str(first)) == before
+        kinds = await incident_changes_are_the_versions(bench, versions)
+    assert kinds == ["created", "created"]
 
 
 async def test_a_500_of_the_service_itself_is_a_failure(staged):
@@ -362,7 +551,7 @@ async def test_an_order_that_is_kept_saves_reading_twice(staged):
 @pytest.mark.parametrize("source", ["mde_alerts", "graph_incidents"])
 async def test_an_order_that_is_ignored_proves_nothing(staged, source, monkeypatch):
     """With `ordered` and an API that ignores it answers are split as ever."""
-    monkeypatch.setattr(mde_alerts, "TOP", 50)
+    small_pages(monkeypatch, 50)
     async with staged() as bench:
         bench.shown.add_alert_backlog(CONTOSO, 400, since=bench.ago(9000), until=bench.ago(700))
         mine = await bench.take(source=source, parameters={"ordered": True}, lookback=10_000)

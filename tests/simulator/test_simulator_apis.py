@@ -9,7 +9,7 @@ import re
 import aiohttp
 import pytest
 
-from service.simulator import chaos, defender, graph, mde, server, ticks, world, xdr
+from service.simulator import chaos, defender, directory, graph, mde, quotas, server, ticks, xdr
 
 CONTOSO = "11111111-1111-1111-1111-111111111111"
 FABRIKAM = "22222222-2222-2222-2222-222222222222"
@@ -78,11 +78,11 @@ async def test_tokens_that_are_refused(simulator, clock, client, surface, prefix
 @pytest.mark.parametrize(
     ("surface", "resource", "needed"),
     [
-        ("mde", world.MDE_RESOURCE, "Alert.Read.All,Alert.ReadWrite.All"),
-        ("xdr", world.XDR_RESOURCE, "Incident.Read.All,Incident.ReadWrite.All"),
+        ("mde", directory.MDE_RESOURCE, "Alert.Read.All,Alert.ReadWrite.All"),
+        ("xdr", directory.XDR_RESOURCE, "Incident.Read.All,Incident.ReadWrite.All"),
         (
             "graph",
-            world.GRAPH_RESOURCE,
+            directory.GRAPH_RESOURCE,
             "SecurityAlert.Read.All,SecurityAlert.ReadWrite.All,SecurityIncident.Read.All,SecurityIncident.ReadWrite.All",
         ),
     ],
@@ -102,7 +102,7 @@ async def test_roles_are_looked_at(simulator, client, surface, resource, needed)
 
 async def test_graph_incidents_need_their_own_role(simulator, client):
     """SecurityAlert.Read.All opens alerts and not incidents."""
-    simulator.world.tenants[CONTOSO].roles[world.GRAPH_RESOURCE] = ("SecurityAlert.Read.All",)
+    simulator.world.tenants[CONTOSO].roles[directory.GRAPH_RESOURCE] = ("SecurityAlert.Read.All",)
     assert (await client.read("graph")).status == 200
     assert (await client.read("graph", path="/graph/v1.0/security/incidents")).status == 403
 
@@ -145,18 +145,18 @@ async def test_the_call_beyond_the_quota_of_a_minute(clock, client, surface, mos
 def test_quotas_slide():
     """Minute and hour bind together; what was refused counts only where it is said to."""
     limits = (2, ticks.MINUTE), (3, ticks.HOUR)
-    quota = defender.Quota(limits, refused_count=False)
+    quota = quotas.Quota(limits, refused_count=False)
     waits = [
         quota.take("app", "tenant", second * ticks.SECOND) // ticks.SECOND
         for second in (0, 1, 2, 60, 61, 3600)
     ]
     assert waits == [0, 0, 58, 0, 3539, 0]
-    strict = defender.Quota(limits[:1], refused_count=True)
+    strict = quotas.Quota(limits[:1], refused_count=True)
     waits = [
         strict.take("app", "tenant", second * ticks.SECOND) // ticks.SECOND for second in (0, 1, 30, 60, 90)
     ]
     assert waits == [0, 0, 31, 30, 0]
-    assert defender.Quota(((None, ticks.MINUTE),), refused_count=True).take("app", "tenant", 0) == 0
+    assert quotas.Quota(((None, ticks.MINUTE),), refused_count=True).take("app", "tenant", 0) == 0
 
 
 @pytest.mark.parametrize("surface", SURFACES)

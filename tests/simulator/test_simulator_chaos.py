@@ -221,7 +221,7 @@ async def test_under_passing_chaos_a_patient_reader_ends_with_the_truth(tmp_path
     faults = chaos.Chaos(api={name: 0.9 / len(chaos.PASSING) for name in chaos.PASSING if name != "slow"})
     held = {}
     async with server.Simulator(shown, directory=tmp_path, chaos=faults) as simulator:
-        token = simulator._signer.sign(
+        token = simulator.signer.sign(
             tenant_id=CONTOSO, audience="https://graph.windows.net", app_id="app", roles=(), now=clock()
         )
         headers = {"Authorization": f"Bearer {token}"}

@@ -10,11 +10,12 @@ import msal
 import pytest
 import requests
 
-from service.simulator import chaos, ticks, world
+from service.simulator import chaos, credentials, directory, ticks
 
 CONTOSO = "11111111-1111-1111-1111-111111111111"
 FABRIKAM = "22222222-2222-2222-2222-222222222222"
 NOBODY = "99999999-9999-9999-9999-999999999999"
+ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 SCOPE = ["https://graph.windows.net/.default"]
 
 
@@ -132,7 +133,14 @@ async def test_metadata_of_an_unknown_tenant(simulator, client):
     [
         (CONTOSO, "v2", {"client_secret": "wrong"}, 401, "invalid_client", 7000215),
         (CONTOSO, "v1", {"client_secret": None}, 401, "invalid_client", 7000218),
-        (CONTOSO, "v2", {"client_assertion": "e30.e30.e30"}, 401, "invalid_client", 700027),
+        (
+            CONTOSO,
+            "v2",
+            {"client_assertion": "e30.e30.e30", "client_assertion_type": ASSERTION},
+            401,
+            "invalid_client",
+            700027,
+        ),
         (CONTOSO, "v2", {"client_id": NOBODY}, 400, "unauthorized_client", 700016),
         (NOBODY, "v2", {}, 400, "invalid_request", 90002),
         ("not a tenant", "v2", {}, 400, "invalid_request", 900023),
@@ -196,8 +204,8 @@ async def test_the_correlation_id_is_the_callers(client):
 async def test_expired_secrets_and_rotation(simulator, clock, client):
     """A right but expired secret is 7000222; a second one works beside it."""
     app = simulator.world.app
-    dated = world.Secret("old", expires_at=clock() + 60 * ticks.SECOND)
-    simulator.world.register(world.App(app.app_id, (dated, world.Secret("new"))))
+    dated = credentials.Secret("old", expires_at=clock() + 60 * ticks.SECOND)
+    simulator.world.register(directory.App(app.app_id, (dated, credentials.Secret("new"))))
     assert (await client.form(CONTOSO, client_secret="old")).status == 200
     clock.advance(60)
     response = await client.form(CONTOSO, client_secret="old")

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from cryptography import x509
 
-from service.simulator import certificates, server, ticks, world
+from service.simulator import certificates, server, standalone, ticks, world
 
 CONTOSO = "11111111-1111-1111-1111-111111111111"
 FABRIKAM = "22222222-2222-2222-2222-222222222222"
@@ -226,7 +226,7 @@ async def test_serve_tells_a_collector_what_it_needs(tmp_path):
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     serving = asyncio.create_task(
-        server.serve(shown, directory=tmp_path / "new", port=port, write=lines.put_nowait)
+        standalone.serve(shown, directory=tmp_path / "new", port=port, write=lines.put_nowait)
     )
     written = [await lines.get() for _ in range(9)]
     settings = dict(line.split("=", 1) for line in written[:8])

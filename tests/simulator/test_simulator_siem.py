@@ -174,7 +174,7 @@ async def test_tokens_that_are_not_for_it(simulator, clock, client):
 
     async def status(signer=None, ahead=0, **changes):
         claims = {"tenant_id": CONTOSO, "audience": "https://graph.windows.net", "app_id": "app", "roles": ()}
-        signer = signer or simulator._signer
+        signer = signer or simulator.signer
         token = signer.sign(**(claims | changes), now=clock() + ahead * ticks.SECOND)
         return (await client.get("/api/alerts", headers={"Authorization": f"Bearer {token}"})).status
 
@@ -272,7 +272,7 @@ async def test_undocumented_behaviour_can_be_chosen(shown, tmp_path, file, choic
         file(f"2026-10-01T{hour}:00:00Z", str(hour))
     async with server.Simulator(shown, directory=tmp_path / "other", choices=choices) as simulator:
         context = ssl.create_default_context(cafile=simulator.ca_file)
-        token = simulator._signer.sign(
+        token = simulator.signer.sign(
             tenant_id=FABRIKAM,
             audience="https://graph.windows.net",
             app_id="app",

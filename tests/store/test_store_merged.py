@@ -165,6 +165,23 @@ async def test_retention_takes_merged_rows_and_lost_records(owner: rows.Owner, p
     assert await retention.merge(owner.database, KEEP) == 0
 
 
+async def test_alerts_stay_as_long_as_their_incident(owner: rows.Owner, pool: asyncpg.Pool):
+    """An alert past its time in an incident that is not: it stays, merged too, and goes with the incident."""
+    past = datetime.now(UTC) - KEEP - timedelta(days=2)
+    await owner.store(
+        rows.alert("a:1", past, incident_id="1"),
+        rows.alert("b:1", past, incident_id="2"),
+        incidents=[rows.incident("1"), rows.incident("2", past)],
+    )
+    await rounds.prune(owner.database, rounds.Keep(KEEP, KEEP, KEEP, KEEP))
+    assert await pool.fetchval("SELECT array_agg(full_id) FROM soc.alerts") == ["a:1"]
+    await agrees(pool)
+    await pool.execute("UPDATE alertwell.incident SET last_update = $1", past)
+    await rounds.prune(owner.database, rounds.Keep(KEEP, KEEP, KEEP, KEEP))
+    assert await pool.fetchval("SELECT count(*) FROM soc.alerts") == 0
+    await agrees(pool)
+
+
 async def test_purge_takes_one_tenant_s_merged_rows(database: pool.Database, pool: asyncpg.Pool):
     """Its neighbour's rows stay."""
     one, other = await rows.owners(database, 2)

@@ -1,14 +1,19 @@
 """From one revision to the next: nothing that is held is lost, and the result is the schema that a fresh database gets."""
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
-from service.store import pool, schema
+from service.store import feed, pool, schema
+from tests import postgres
 from tests.store import rows
 
-FIRST = Path(schema.folder(), "versions", "0001_collector.sql").read_text("utf-8")
+FIRST, SECOND = (
+    Path(schema.folder(), "versions", name).read_text("utf-8")
+    for name in ("0001_collector.sql", "0002_sources.sql")
+)
 OLD = """
     INSERT INTO alertwell.tenant (tenant_id, name) VALUES ($1, 'Contoso')
 """
@@ -22,6 +27,22 @@ OLD_POLL = """
     INSERT INTO alertwell.poll (tenant_id, poll_id, source, replica_id, started_at, outcome, windows, items, inserted, updated,
                                 unchanged, stale, duplicate, rejected)
     VALUES ($1, gen_random_uuid(), 'siem', gen_random_uuid(), now(), 'complete', 1, 3, 3, 0, 0, 0, 0, 0)
+"""
+# As software of revision 2 writes: the change of an alert, and an incident, which has none.
+SECOND_CHANGE = """
+    WITH change AS (
+        INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id)
+        SELECT $1, nextval('alertwell.change_batch'), 1, 1, 'created', 'live', 'siem', $2 RETURNING tenant_id, batch
+    )
+    INSERT INTO alertwell.unnumbered (tenant_id, batch, changes) SELECT tenant_id, batch, 1 FROM change
+"""
+SECOND_INCIDENT = """
+    INSERT INTO alertwell.incident AS held (tenant_id, source, incident_id, last_update, source_updated_text, content_hash,
+                                            status, raw, raw_exact, alert_ids)
+    SELECT $1, 'xdr_incidents', i.incident_id, now(), '', 0, 'active', i.raw::jsonb, i.raw_exact, i.alert_ids
+    FROM unnest($2::alertwell.incoming_incident[]) AS i
+    ON CONFLICT (tenant_id, source, incident_id) DO UPDATE
+    SET alert_ids = excluded.alert_ids, revision = held.revision + 1
 """
 OBJECTS = """
     SELECT c.oid::regclass::text AS name, c.relkind::text AS kind, a.attname::text AS column,
@@ -53,6 +74,15 @@ async def first_revision(empty_url: str) -> asyncpg.Connection:
         await connection.close()
 
 
+@pytest.fixture
+async def second_revision(first_revision: asyncpg.Connection) -> asyncpg.Connection:
+    """The same at revision 2, with a change in the feed."""
+    await first_revision.execute(SECOND)
+    await first_revision.execute("UPDATE alertwell.alembic_version SET version_num = '0002'")
+    await first_revision.execute(SECOND_CHANGE, rows.tenant_id(1), "a:1")
+    return first_revision
+
+
 async def test_what_was_held_stays_and_is_merged(first_revision: asyncpg.Connection, empty_url: str):
     """Alerts, polls and tenants are as they were; each alert id has its merged row; the next run changes nothing."""
     tables = ("tenant", "alert")
@@ -72,7 +102,7 @@ async def test_what_was_held_stays_and_is_merged(first_revision: asyncpg.Connect
 async def test_an_upgraded_schema_is_a_fresh_one(
     first_revision: asyncpg.Connection, empty_url: str, pool: asyncpg.Pool
 ):
-    """Relations, columns, types, definitions of views, functions, indexes and triggers are the same either way."""
+    """Relations, columns, types, views, functions and their grants, indexes and triggers are the same either way."""
     await schema.migrate(empty_url)
     for statement in (
         OBJECTS,
@@ -83,6 +113,7 @@ async def test_an_upgraded_schema_is_a_fresh_one(
         SELECT pg_get_functiondef(oid) FROM pg_proc
         WHERE pronamespace IN ('alertwell'::regnamespace, 'soc'::regnamespace) ORDER BY 1
         """,
+        "SELECT proname::text, proacl::text FROM pg_proc WHERE pronamespace = 'soc'::regnamespace ORDER BY 1",
         "SELECT revision, works_with_from FROM alertwell.schema_version",
     ):
         assert await first_revision.fetch(statement) == await pool.fetch(statement)
@@ -100,3 +131,46 @@ async def test_software_of_the_first_revision_goes_on(first_revision: asyncpg.Co
         await first_revision.fetchval("SELECT title FROM soc.alerts_merged WHERE alert_id = 'c'") == "newer"
     )
     assert await first_revision.fetchval("SELECT works_with_from FROM alertwell.schema_version") == 1
+
+
+async def test_software_of_the_second_revision_goes_on(second_revision: asyncpg.Connection, empty_url: str):
+    """What it writes after the upgrade is stored, and its changes are of alerts."""
+    await schema.migrate(empty_url)
+    await second_revision.execute(SECOND_CHANGE, rows.tenant_id(1), "b:1")
+    travelling = [("7", *(None,) * 3, '{"incidentId": "7"}', *(None,) * 11, ["b"])]
+    for _ in range(2):
+        await second_revision.execute(SECOND_INCIDENT, rows.tenant_id(1), travelling)
+    async with pool.open_database(empty_url, size=1) as database:
+        assert await feed.number(database) == 2
+    found = await second_revision.fetch(
+        "SELECT record, full_id, title, incident_id, incident FROM soc.changes()"
+    )
+    assert [tuple(row) for row in found] == [("alert", key, key, None, None) for key in ("a:1", "b:1")]
+    assert await second_revision.fetchval("SELECT revision FROM soc.incidents") == 2
+
+
+@pytest.mark.parametrize("by", ["owner", "superuser"])
+async def test_readers_read_on(
+    second_revision: asyncpg.Connection, postgres: postgres.Server, empty_url: str, by: str
+):
+    """A role that was made as documented before an upgrade reads the feed after it, whoever migrates, even where the
+    functions had been taken from PUBLIC; nobody else gets them, and their owner is who it was.
+    """
+    name = urlsplit(empty_url).path.removeprefix("/")
+    admin_url = postgres.admin(name)
+    await second_revision.execute("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA soc FROM PUBLIC")
+    owners = "SELECT proname::text, proowner FROM pg_proc WHERE pronamespace = 'soc'::regnamespace ORDER BY 1"
+    before = await second_revision.fetch(owners)
+    async with rows.reader(admin_url, rows.tenant_id(1)) as reader:
+        role = await reader.fetchval("SELECT current_user")
+        await second_revision.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA soc TO {role}")
+        await schema.migrate(admin_url if by == "superuser" else empty_url)
+        async with pool.open_database(empty_url, size=1) as database:
+            await feed.number(database)
+        for relation in ("soc.changes()", "soc.change_feed"):
+            [row] = await reader.fetch(f"SELECT full_id, record FROM {relation}")
+            assert tuple(row) == ("a:1", "alert")
+        async with rows.reader(admin_url) as other:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await other.fetch("SELECT FROM soc.changes()")
+    assert await second_revision.fetch(owners) == before

@@ -34,10 +34,12 @@ async def test_purge_leaves_one_change_and_nothing_else(
     async with rows.reader(admin_url, key, other.lease.tenant_id) as reader:
         deleted = await tenants.purge(database, key)
         assert {
-            table: deleted[table] for table in ("alert", "alert_change", "poll", "reject", "reader", "tenant")
+            table: deleted[table]
+            for table in ("alert", "incident", "alert_change", "poll", "reject", "reader", "tenant")
         } == {
             "alert": 2,
-            "alert_change": 2,
+            "incident": 1,
+            "alert_change": 3,
             "poll": 1,
             "reject": 1,
             "reader": 1,

@@ -30,7 +30,7 @@ async def fill(database: pool.Database) -> list[rows.Owner]:
             rejects=[model.Reject("not JSON", secret.encode())],
             folded=rows.interval(0, 1) | rows.interval(2, 3),
         )
-        await one.store(incidents=[rows.incident(secret, title=secret)])
+        await one.store(incidents=[rows.incident(secret, title=secret, record={"comment": secret})])
         await streams.note_gap(
             database,
             one.lease,
@@ -171,11 +171,11 @@ async def test_the_feed_s_place_is_the_same_for_all(database: pool.Database, adm
     """soc.feed has no tenants in it; a reader's page ends at its own last change, wherever the head is."""
     await fill(database)
     async with rows.reader(admin_url, rows.tenant_id(1)) as reader:
-        assert await reader.fetchval("SELECT head_seq FROM soc.feed") == 2
-        assert len(await reader.fetch("SELECT * FROM soc.changes(0, 10)")) == 1
-        assert await reader.fetch("SELECT * FROM soc.changes(2)") == []
+        assert await reader.fetchval("SELECT head_seq FROM soc.feed") == 4
+        assert len(await reader.fetch("SELECT * FROM soc.changes(0, 10)")) == 2
+        assert await reader.fetch("SELECT * FROM soc.changes(4)") == []
         with pytest.raises(asyncpg.InvalidParameterValueError):
-            await reader.fetch("SELECT * FROM soc.changes(3)")
+            await reader.fetch("SELECT * FROM soc.changes(5)")
 
 
 async def test_a_role_that_is_set_counts(database: pool.Database, admin_url: str):

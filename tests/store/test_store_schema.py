@@ -64,6 +64,8 @@ FEED = {
     "change_id": "uuid",
     "revision": "integer",
     "at": "timestamp with time zone",
+    "record": "text",
+    "incident_id": "text",
 }
 STAMP = "timestamp with time zone"
 CONTRACT = {
@@ -113,7 +115,7 @@ CONTRACT = {
         "raw": "jsonb",
         "raw_exact": "bytea",
     },
-    "change_feed": {**FEED, "changed": "text", "alert": "text"},
+    "change_feed": {**FEED, "changed": "text", "alert": "text", "incident": "text"},
     "feed": {
         "oldest_seq": "bigint",
         "head_seq": "bigint",
@@ -326,7 +328,7 @@ async def test_changes_has_the_feed_s_columns(pool: asyncpg.Pool):
         for name, kind, mode in zip(row["names"], row["types"], row["modes"], strict=True)
         if mode == "t"
     }
-    assert columns == {**FEED, "changed": "jsonb", "alert": "jsonb"}
+    assert columns == {**FEED, "changed": "jsonb", "alert": "jsonb", "incident": "jsonb"}
 
 
 async def test_keys_of_tenant_data_start_with_the_tenant(pool: asyncpg.Pool):

@@ -9,7 +9,7 @@ import pytest
 
 from service import errors, model
 from service.intervals import Intervals
-from service.store import alerts, leases, ranges, storing, streams, tenants
+from service.store import leases, ranges, slices, storing, streams, tenants
 from tests.store import rows
 
 OLDER, NEWER = rows.hour(-1), rows.hour(1)
@@ -94,14 +94,14 @@ async def test_many_records_are_cut_into_slices(
     owner: rows.Owner, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
 ):
     """No slice has more records or about more bytes than allowed, none is empty, and nothing is lost between them."""
-    monkeypatch.setattr(alerts, "SLICE_RECORDS", 3)
-    monkeypatch.setattr(alerts, "SLICE_BYTES", 1000)
+    monkeypatch.setattr(slices, "MOST_RECORDS", 3)
+    monkeypatch.setattr(slices, "MOST_BYTES", 1000)
     many = [rows.alert(f"a{n}:1", record={"text": "x" * (n * 97 % 1300)}) for n in range(40)]
-    cut = alerts.slices(many)
+    cut = slices.cut(many)
     assert [one for part in cut for one in part] == many
     assert all(0 < len(part) <= 3 for part in cut)
     assert all(len(part) == 1 or sum(len(one.raw) for one in part) <= 1000 for part in cut)
-    assert alerts.slices([]) == []
+    assert slices.cut([]) == []
     assert (await owner.store(*many)).inserted == 40
     assert await pool.fetchval("SELECT count(DISTINCT batch) FROM alertwell.alert_change") == len(cut)
     assert await pool.fetchval("SELECT sum(changes) FROM alertwell.unnumbered") == 40

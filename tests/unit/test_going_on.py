@@ -149,6 +149,9 @@ def test_links_that_stay(base, link, path):
         ("https://[half/v1.0", "it is not a plain address"),
         ("https://graph.microsoft.com:99999/v1.0", "it is not a plain address"),
         ("https://graph.microsoft.com", "it leads to another path"),
+        ("https://graph.microsoft.com/v1.0/../beta/x", "it leads to another path"),
+        ("https://graph.microsoft.com/v1.0/%2E%2e/beta/x", "it leads to another path"),
+        ("https://graph.microsoft.com/v1.0/.%2e", "it leads to another path"),
         ("https://ev%69l!.example/", "it leads to an odd host"),
         (BASE + "/x?" + "a" * 9000, "it has 9030 characters"),
         ("", "it is not a plain address"),
@@ -162,6 +165,16 @@ def test_links_that_are_refused(name, link, why):
     assert (page.items, page.full, page.next) == (1, True, None)
     (warning,) = page.warnings
     assert warning == f"next link refused: {why}"
+
+
+@pytest.mark.parametrize("up", ["..", "%2e%2e", ".%2E", "x/../..", "x%2F..%2f..", ".", "..;"])
+def test_a_link_that_climbs_is_refused(up):
+    """A path that begins below the base address and ends beside it leads to another path, however it is spelled."""
+    base = "https://localhost:8443/graph"
+    page = read("graph_alerts", 1, f"{base}/{up}/other?a=1", base_url=base)
+    assert (page.next, page.warnings) == (None, ("next link refused: it leads to another path",))
+    dotted = read("graph_alerts", 1, f"{base}/v1.0/.hidden/a..b?x=/../", base_url=base)
+    assert dotted.next.path == "/v1.0/.hidden/a..b?x=/../"
 
 
 def test_a_link_to_where_it_came_from():

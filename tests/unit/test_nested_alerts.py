@@ -74,6 +74,21 @@ def test_alerts_that_are_no_list(odd):
     assert reject == model.Reject("alerts not an array of alerts", json.dumps(odd).encode())
 
 
+def test_alerts_that_go_on_elsewhere():
+    """A list that the service has cut is said to be: one reject that is the same whatever the link, beside what it shows."""
+    cut = {"alerts@odata.nextLink": "https://api.security.microsoft.com/api/incidents/1/alerts?$skiptoken=x"}
+    page = read(
+        incident(alerts=[alert("a"), alert("b")], **cut), incident(2, alerts=[]) | {next(iter(cut)): None}
+    )
+    assert (page.items, page.nested, page.nested_rejects) == (2, 3, 1)
+    assert [each.full_id for each in page.alerts] == ["a", "b"]
+    (reject,) = page.rejects
+    assert reject.reason.startswith("alerts of an incident cut off: ")
+    assert json.loads(reject.raw) == {"incident": "1", "alerts shown": 2}
+    bare = read(incident(**cut))
+    assert (only(bare).alert_ids, bare.nested, bare.nested_rejects) == (None, 1, 1)
+
+
 def test_one_bad_alert_costs_itself():
     """A nested record that cannot be stored is a reject; its incident and its neighbours stay."""
     bad = [

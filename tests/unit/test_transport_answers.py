@@ -25,11 +25,38 @@ def failure(status: int, headers: Mapping[str, str] | None = None, body: bytes =
 
 
 @pytest.mark.parametrize(
+    ("warning", "said"),
+    [
+        ('199 - "Microsoft/WDATP/504/10000"', ": Microsoft/WDATP answered 504"),
+        (
+            '199 - "Palo Alto Networks/NGFW/500/123", 199 - "Microsoft/WDATP/504/9"',
+            ": Microsoft/WDATP answered 504, Palo Alto Networks/NGFW answered 500",
+        ),
+        ('199 - "Microsoft/WDATP/504/1", 199 - "Microsoft/WDATP/504/2"', ": Microsoft/WDATP answered 504"),
+        (", ".join(f'199 - "V/{number}/500/1"' for number in range(9)), None),
+        ('199 - "<script>/x/500/1"', ""),
+        ('110 - "Response is stale"', ""),
+        ('199 - "' * 100_000, ""),
+        (None, ""),
+    ],
+)
+def test_a_part(warning: str | None, said: str | None) -> None:
+    """206 is read; who failed is named, as long as it is a name, and without the latency that always differs."""
+    headers = CIMultiDict({"Warning": warning} if warning else {})
+    assert answers.failure(206, headers, b"", now=NOW) is None
+    found = answers.partial(206, headers)
+    assert found is not None
+    if said is not None:
+        assert found == f"the API brought a part only (206){said}"
+    assert len(found) < 400
+    assert answers.partial(200, headers) is None
+
+
+@pytest.mark.parametrize(
     ("status", "kind"),
     [
         (100, errors.Transient),
         (204, errors.BadBody),
-        (206, errors.BadBody),
         (301, errors.Attention),
         (302, errors.Transient),
         (307, errors.Transient),

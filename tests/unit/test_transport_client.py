@@ -282,7 +282,7 @@ async def test_quick_retries_end(
         (answering(b"", 404), errors.Gone),
         (answering(b"", 410), errors.Gone),
         (answering(b"", 204), errors.BadBody),
-        (answering(b"[1]", 206), errors.BadBody),
+        (answering(b"[1]", 203), errors.BadBody),
         (answering(b"<html>", Content_Type="text/html"), errors.BadBody),
         (answering(b"<html>"), errors.BadBody),
         (answering(b"[]", Content_Encoding="br"), errors.BadBody),
@@ -294,6 +294,16 @@ async def test_no_quick_retries(api: Api, sender: client.Client, handler: Handle
     api.handlers = [handler]
     assert type(await fails(sender)) is kind
     assert len(api.seen) == 1
+
+
+async def test_a_part_is_an_answer(api: Api, sender: client.Client) -> None:
+    """206 comes as it is, and says that it is a part; one that is not JSON is a bad body."""
+    api.handlers = [answering(b"[1]", 206, Warning='199 - "Microsoft/WDATP/504/10000"')]
+    answer = await get(sender)
+    assert answer.body == b"[1]"
+    assert answer.partial == "the API brought a part only (206): Microsoft/WDATP answered 504"
+    api.handlers = [answering(b"<html>", 206)]
+    assert type(await fails(sender)) is errors.BadBody
 
 
 async def test_throttled_until(api: Api, sender: client.Client) -> None:

@@ -1,0 +1,73 @@
+"""A few threads for what blocks, and a place for each request for a token: so many run at once, the others wait their turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from service import errors
+
+T = TypeVar("T")
+
+
+class Places:
+    """Belongs to one event loop. A place is given back only when what ran in its thread has really ended."""
+
+    def __init__(self, count: int, queue_time: float) -> None:
+        """`queue_time` is the seconds to wait for a place."""
+        self.threads = ThreadPoolExecutor(count, thread_name_prefix="entra")
+        self._free = asyncio.Semaphore(count)
+        self._queue_time = queue_time
+        self._running: set[asyncio.Future[Any]] = set()
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[Place]:
+        """Wait for a place. Raises errors.Transient where none gets free in time."""
+        try:
+            async with asyncio.timeout(self._queue_time):
+                await self._free.acquire()
+        except TimeoutError:
+            raise errors.Transient("too many requests for tokens are under way; is Entra slow?") from None
+        place = Place(self.threads, self._running)
+        try:
+            yield place
+        finally:
+            # A thread outlives its caller and may outlive its deadline.
+            if place.thread is None or place.thread.done():
+                self._free.release()
+            else:
+                place.thread.add_done_callback(lambda _: self._free.release())
+
+    def close(self) -> None:
+        """A thread inside a hung call ends by its own deadline and is not waited for."""
+        for thread in self._running:
+            thread.cancel()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Place:
+    """Right to one thread at a time."""
+
+    def __init__(self, threads: ThreadPoolExecutor, running: set[asyncio.Future[Any]]) -> None:
+        self.thread: asyncio.Future[Any] | None = None
+        self._threads = threads
+        self._running = running
+
+    async def run(self, seconds: float, call: Callable[..., T], *arguments: Any) -> T:
+        """What the call brings, from a thread. Raises errors.Transient where that takes longer than so many seconds."""
+        thread = asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+        self.thread = thread
+        self._running.add(thread)
+        thread.add_done_callback(self._ended)
+        done, _ = await asyncio.wait({thread}, timeout=seconds)
+        if not done:
+            raise errors.Transient(f"Entra did not answer within {seconds:g} s")
+        return thread.result()
+
+    def _ended(self, thread: asyncio.Future[Any]) -> None:
+        self._running.discard(thread)
+        if not thread.cancelled():
+            thread.exception()  # seen, so that asyncio does not report what came too late

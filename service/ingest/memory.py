@@ -1,0 +1,47 @@
+"""What outlives an answer: of a stream while it is owned (`Memory`), and of one poll (`Tally`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from service import model
+from service.ingest import plan
+from service.intervals import Intervals
+
+
+@dataclass(slots=True)
+class Memory:
+    """What an owner remembers of a stream beyond its row; lost at a restart, and only speed is lost with it."""
+
+    width: timedelta = plan.FIRST_WIDTH
+    gap_failures: int = 0
+    relieved_until: datetime | None = None
+    fallen_back: bool = False
+    poison: list[tuple[Intervals, datetime]] = field(default_factory=list)
+
+    def avoided(self, now: datetime) -> Intervals:
+        """Parts that failed for good and are not due again yet."""
+        self.poison = [entry for entry in self.poison if entry[1] > now]
+        avoided = Intervals()
+        for intervals, _ in self.poison:
+            avoided |= intervals
+        return avoided
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a poll has done so far; moves on with each window, so that it is true whenever the poll ends.
+
+    `partial` says why a part of the live window is not all there is.
+    """
+
+    stream: model.Stream
+    counts: model.Counts = field(default_factory=model.Counts)
+    windows: int = 0
+    stored: bool = False
+    live_date: datetime | None = None
+    undated: bool = False
+    relieved: bool = False
+    partial: str | None = None
+    gap_error: str | None = None
