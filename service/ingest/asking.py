@@ -92,8 +92,12 @@ class Asking:
         tally.undated = tally.undated or not got.dated
         if window.kind == "live":
             tally.partial = tally.partial or got.partial
-        if window.kind == "gap" and not got.full and further is None:
-            self._memory.width = plan.next_width(window.span, got.items, got.size, self.most)
+        if window.kind == "gap" and further is None and (got.rest or not got.full):
+            read = window.span - got.rest.span if got.rest else window.span
+            width = plan.next_width(read, got.items, got.size, self.most)
+            # what is read on from ends in a short part: four times that would be too narrow for the next window
+            last_part = got.rest is None and tally.stream.parameters.get("ordered")
+            self._memory.width = max(width, self._memory.width) if last_part else width
         if got.foreign:
             raise errors.Refused(
                 "the source answers another window than asked for; stored, and nothing is proven by it"

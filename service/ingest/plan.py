@@ -20,7 +20,9 @@ NARROWEST: Final = timedelta(milliseconds=1)
 FIRST_WIDTH: Final = timedelta(hours=6)
 WIDEST: Final = timedelta(days=4)
 TARGET_ITEMS: Final = 4_000
-TARGET_BYTES: Final = 8 * 1024 * 1024
+"""Where an API has no largest page: small enough for one transaction of about a second."""
+TARGET_BYTES: Final = 20 * 1024 * 1024
+"""Under MAX_BODY_BYTES by so much that few answers are too large. Alerts of Defender for Endpoint weigh 4 KB, 10,000 a page."""
 TARGET_SHARE: Final = 0.7
 """Of what one answer can hold: fuller ones are too often cut, emptier ones too many."""
 MOST_RANGES: Final = 200
@@ -78,12 +80,12 @@ def gap_window(open_gaps: Intervals, width: timedelta) -> model.Window | None:
 
 
 def next_width(span: timedelta, items: int, size: int, most: int | None = None) -> timedelta:
-    """How wide the next gap window may be, from what one of `span` brought: aims at TARGET_ITEMS and TARGET_BYTES, and at
-    TARGET_SHARE of the `most` records that an answer can hold.
+    """How wide the next gap window may be, from what one of `span` brought: aims at TARGET_BYTES, and at TARGET_SHARE of the
+    `most` records that an answer can hold, or TARGET_ITEMS where that is not known.
     """
     if not items:
         return min(span * 4, WIDEST)
-    target = TARGET_ITEMS if most is None else min(TARGET_ITEMS, most * TARGET_SHARE)
+    target = TARGET_ITEMS if most is None else most * TARGET_SHARE
     factor = min(target / items, TARGET_BYTES / max(size, 1), 4.0)
     return max(min(span * factor, WIDEST), NARROWEST)
 

@@ -214,6 +214,19 @@ def test_the_next_width_is_bounded(span, items, size):
         assert width <= max(span, MS)
 
 
+@pytest.mark.parametrize(
+    ("most", "weight", "aimed_at"),
+    [(None, 100, plan.TARGET_ITEMS), (10_000, 100, 7_000), (10_000, 4_096, 5_120), (100, 4_096, 70)],
+)
+def test_the_next_width_aims_at_what_an_answer_holds(most, weight, aimed_at):
+    """By the records of a page where the API has one, and by bytes where these are many: else a backlog of Defender for
+    Endpoint takes five times the requests of paging.
+    """
+    span = timedelta(hours=1)
+    width = plan.next_width(span, aimed_at // 2, aimed_at // 2 * weight, most)
+    assert abs(width / span - 2) < 0.01
+
+
 @given(windows, st.lists(moments, max_size=30))
 def test_parts_tile_their_window(window, times):
     """Two parts, both not empty, on whole milliseconds, that meet; only a millisecond cannot be split."""
