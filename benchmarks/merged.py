@@ -30,7 +30,7 @@ import asyncpg
 
 from service import log, model
 from service.intervals import Intervals
-from service.store import alerts, leases, pool, schema, storing, tenants
+from service.store import alerts, enrolments, leases, pool, schema, storing
 from service.store.embedded import Cluster
 
 TENANTS = 50
@@ -178,8 +178,8 @@ async def main(rows: int, *, explain: bool) -> None:
             await schema.migrate(cluster.dsn)
             async with pool.open_database(cluster.dsn, size=2) as database:
                 enrolled = [model.Tenant(tenant_id(n), f"Contoso {n}") for n in range(1, TENANTS + 1)]
-                enrolments = [tenants.Enrolment(each, {"mde_alerts": {}}) for each in enrolled]
-                await tenants.enrol(database, enrolments, lookback=timedelta(days=7))
+                wanted = [enrolments.Enrolment(each, {"mde_alerts": {}}) for each in enrolled]
+                await enrolments.enrol(database, wanted, lookback=timedelta(days=7))
                 admin = await asyncpg.connect(cluster.admin_dsn, statement_cache_size=0)
                 try:
                     version = await admin.fetchval("SHOW server_version")

@@ -26,7 +26,7 @@ from uuid import UUID
 
 from service import model
 from service.simulator import filing, server, ticks, world
-from service.store import pool, reports, schema, tenants
+from service.store import enrolments, pool, reports, schema
 from service.store.embedded import Cluster
 
 TENANT = "11111111-1111-1111-1111-111111111111"
@@ -99,8 +99,8 @@ async def measure(source: str, alerts: int) -> None:
         async with Cluster(folder / "postgres") as cluster:
             await schema.migrate(cluster.dsn)
             async with pool.open_database(cluster.dsn, size=1) as database:
-                enrolment = tenants.Enrolment(model.Tenant(UUID(TENANT), "Contoso"), {source: {}})
-                await tenants.enrol(database, [enrolment], lookback=timedelta(days=1))
+                enrolment = enrolments.Enrolment(model.Tenant(UUID(TENANT), "Contoso"), {source: {}})
+                await enrolments.enrol(database, [enrolment], lookback=timedelta(days=1))
                 own = {"DATABASE_URL": cluster.dsn, "HTTP_PORT": "0", "POLL_INTERVAL": str(INTERVAL)}
                 settings = {**told, **{f"ALERTWELL_{name}": value for name, value in own.items()}}
                 with (folder / "log").open("w") as log:
