@@ -390,7 +390,9 @@ def test_the_migrations_are_plain_sql_without_schema_gaps():
     assert len(scripts) == schema.REVISION
     for script in scripts:
         created = re.findall(
-            r"^CREATE (?:TABLE|VIEW|SEQUENCE|FUNCTION|TYPE) (\S+)", script.read_text("utf-8"), re.MULTILINE
+            r"^CREATE (?:OR REPLACE )?(?:TABLE|VIEW|SEQUENCE|FUNCTION|TYPE) (\S+)",
+            script.read_text("utf-8"),
+            re.MULTILINE,
         )
         assert created
         assert all(name.startswith(("alertwell.", "soc.")) for name in created)
