@@ -199,6 +199,7 @@ class Turn:
             fallback.name,
             parameters=fallback.check_parameters({}),
             since=since,
+            news_from=plan.news_from(owned.stream),
         )
         owned.memory.fallen_back = True
 

@@ -18,11 +18,13 @@ async def enrol(
     *,
     parameters: Mapping[str, Any],
     since: datetime,
+    news_from: datetime,
 ) -> streams.Owned | None:
     """Give the tenant a stream of this source that wants everything from `since` on, unless it has one; None where that is
     not polled.
 
-    Alerts from before now arrive as `fallback`. The lease keeps its epoch, so that no other poll of the tenant is disturbed:
+    Alerts from before `news_from` arrive as `fallback`: the stream counts as enrolled then, since the one before it saw to the
+    tenant until then, and what happened in between is news to whoever opens tickets. The lease keeps its epoch, so that no other poll of the tenant is disturbed:
     the stream is the owner's to poll, also where it was enrolled before and its owner has not heard of it (the database went
     away in between). Raises LeaseLost, DatabaseUnavailable.
     """
@@ -31,8 +33,8 @@ async def enrol(
         await connection.execute(
             """
             WITH stream AS (
-                INSERT INTO alertwell.stream (tenant_id, source, parameters, wanted, history)
-                VALUES ($1, $2, $3::jsonb, $4::tstzmultirange, 'fallback')
+                INSERT INTO alertwell.stream (tenant_id, source, parameters, wanted, enrolled_at, history)
+                VALUES ($1, $2, $3::jsonb, $4::tstzmultirange, $5, 'fallback')
                 ON CONFLICT (tenant_id, source) DO NOTHING
                 RETURNING tenant_id, source
             )
@@ -42,6 +44,7 @@ async def enrol(
             source,
             dict(parameters),
             ranges.encode(Intervals.of((since, None))),
+            news_from,
         )
     loaded = await streams.load(database, [lease.tenant_id])
     return next((item for item in loaded if item.stream.source == source), None)
