@@ -68,4 +68,10 @@ WHERE k.status <> 'unknown' AND (cardinality(k.sources) > 1 OR k.detections > 1)
   AND (m.assigned_to, m.classification, m.determination, m.resolved_at)
       IS DISTINCT FROM (f.assigned_to, f.classification, f.determination, f.resolved_at);
 
+-- Whatever source tells of an incident, its newest record says where its alerts belong; and from there back to those that
+-- were merged into it.
+CREATE INDEX incident_by_id ON alertwell.incident (tenant_id, incident_id);
+CREATE INDEX incident_redirecting ON alertwell.incident (tenant_id, redirect_incident_id) WHERE redirect_incident_id IS NOT NULL;
+DROP INDEX alertwell.incident_redirected;
+
 UPDATE alertwell.schema_version SET revision = 4;

@@ -23,10 +23,10 @@ async def enrol(
     """Give the tenant a stream of this source that wants everything from `since` on, unless it has one; None where that is
     not polled.
 
-    Alerts from before `news_from` arrive as `fallback`: the stream counts as enrolled then, since the one before it saw to the
-    tenant until then, and what happened in between is news to whoever opens tickets. The lease keeps its epoch, so that no other poll of the tenant is disturbed:
-    the stream is the owner's to poll, also where it was enrolled before and its owner has not heard of it (the database went
-    away in between). Raises LeaseLost, DatabaseUnavailable.
+    Alerts from before `news_from` arrive as `fallback`: the stream counts as enrolled then, since nobody has read since what
+    happened, and whoever opens tickets has to hear of it. The lease keeps its epoch, so that no other poll of the tenant is
+    disturbed: the stream is the owner's to poll, also where it was enrolled before and its owner has not heard of it (the
+    database went away in between). Raises LeaseLost, DatabaseUnavailable.
     """
     async with database.transaction() as connection:
         await leases.fence(connection, lease)
