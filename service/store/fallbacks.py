@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from service import model
 from service.intervals import Intervals
 from service.store import leases, pool, ranges, streams
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The stream that stands in: `owned` for its owner to poll, None where a person has ended it; `unwanted` is what it does
+    not want of what it should.
+    """
+
+    owned: streams.Owned | None
+    unwanted: Intervals
 
 
 async def enrol(
@@ -19,9 +30,8 @@ async def enrol(
     parameters: Mapping[str, Any],
     since: datetime,
     news_from: datetime,
-) -> streams.Owned | None:
-    """Give the tenant a stream of this source that wants everything from `since` on, unless it has one; None where that is
-    not polled.
+) -> Standing:
+    """Give the tenant a stream of this source that wants everything from `since` on, unless it has one, which stays as it is.
 
     Alerts from before `news_from` arrive as `fallback`: the stream counts as enrolled then, since nobody has read since what
     happened, and whoever opens tickets has to hear of it. The lease keeps its epoch, so that no other poll of the tenant is
@@ -46,5 +56,12 @@ async def enrol(
             ranges.encode(Intervals.of((since, None))),
             news_from,
         )
+    owned = await polled(database, lease, source)
+    everything = Intervals.of((since, None))
+    return Standing(owned, everything - owned.stream.wanted if owned else everything)
+
+
+async def polled(database: pool.Database, lease: model.Lease, source: str) -> streams.Owned | None:
+    """The tenant's stream of this source, None where it has none or that is not polled. Raises DatabaseUnavailable."""
     loaded = await streams.load(database, [lease.tenant_id])
     return next((item for item in loaded if item.stream.source == source), None)
