@@ -199,6 +199,14 @@ def fallback_from(stream: model.Stream, rules: Rules) -> datetime | None:
     return timestamps.floor_ms(start)
 
 
+def news_from(stream: model.Stream) -> datetime:
+    """From where on what another source brings is news, when a stream is retired: the end of what this one proved. What
+    happened before the stream was enrolled itself is history in any case.
+    """
+    proven = stream.coverage.upper
+    return stream.enrolled_at if proven is None else max(proven, stream.enrolled_at)
+
+
 def excess(coverage: Intervals) -> Intervals:
     """What coverage has to give up where it has more ranges than a row should hold: the shortest ones, to be read again."""
     surplus = len(coverage) - MOST_RANGES

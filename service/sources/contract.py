@@ -64,6 +64,11 @@ class Source(Protocol):
         """
         ...
 
+    @property
+    def narrowing(self) -> frozenset[str]:
+        """Parameters with which a stream brings a part of the tenant's records only."""
+        ...
+
     def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters in one spelling, so that equal wishes are equal values; they can be JSON.
 

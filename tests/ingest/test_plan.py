@@ -309,6 +309,14 @@ def test_what_is_older_than_wanted_is_no_news():
     assert [plan.arrival(shown, "live", at(seconds)) for seconds in (-101, -99)] == ["initial", "live"]
 
 
+@pytest.mark.parametrize(("proven", "expected"), [(None, 0), (-60, 0), (60, 60)])
+def test_news_begin_where_the_retired_stream_ended(proven, expected):
+    """What another source brings is news from the end of what was proven on, and never from before the enrolment."""
+    coverage = Intervals() if proven is None else Intervals.of((at(-100), at(proven)))
+    shown = stream(coverage=coverage, enrolled_at=at(0))
+    assert plan.news_from(shown) == at(expected)
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3600)), max_size=40), st.integers(0, 3600))
 def test_coverage_gives_up_its_shortest_ranges(pauses, last):
     """What stays has at most MOST_RANGES, and nothing that was given up is longer than what stays."""
