@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 from service import errors, model
@@ -19,8 +20,16 @@ _PASSES: Final = 4
 """Over these pages, until two bring the same."""
 _ENDLESS: Final = "a full answer whose window cannot be narrowed"
 _BROKEN: Final = 500
-_RELIEF: Final = timedelta(minutes=15)
-"""For so long a stream is read with a source's relief before it is asked for everything again."""
+RELIEF: Final = timedelta(minutes=15)
+"""For so long live windows are read with a source's relief before they are asked for everything again."""
+_LACKING: Final[Mapping[model.WindowKind, str]] = MappingProxyType(
+    {
+        "live": "the service breaks over the alerts of incidents (500): these are stored without them, and nothing is proven;"
+        " read the alerts by the source graph_alerts, or set the parameter expand=false to have the incidents alone proven",
+        "gap": "read without its alerts: the service fails with them (500)",
+    }
+)
+"""What an answer lacks that was asked for with relief: like any part of an answer it is stored, and proves nothing."""
 
 
 class Asking:
@@ -46,6 +55,12 @@ class Asking:
     def source(self) -> contract.Source:
         """The source of the stream that is polled."""
         return self._desk.sources[self._tally.stream.source]
+
+    @property
+    def relievable(self) -> bool:
+        """Whether less of each record can be asked for than the stream wants."""
+        own = self._tally.stream.parameters
+        return {**own, **self.source.relief} != own
 
     @property
     def most(self) -> int | None:
@@ -103,28 +118,57 @@ class Asking:
         return got
 
     async def _ask(self, window: model.Window, further: model.Request | None) -> reading.Reading:
-        """One answer; where the service breaks over what is asked for, with the source's relief."""
-        stream, memory = self._tally.stream, self._memory
-        own = stream.parameters
-        lighter = {**own, **self.source.relief}
+        """One answer; with the source's relief where the service breaks over what is asked for, and twice so.
+
+        A live window is relieved at once and as a whole, for its records should be held soon, and so are those of the next
+        minutes. A gap can wait: it is halved down to the records that break the service, and these alone are read so.
+        """
+        own, memory = self._tally.stream.parameters, self._memory
         now = self._desk.clock.now()
-        relieved = lighter != own and memory.relieved_until is not None and now < memory.relieved_until
+        live = window.kind == "live"
+        relieved = live and memory.relieved_until is not None and now < memory.relieved_until
+        if not (self.relievable and (live or plan.split(window) is None)):
+            return await self._whole(window, further, own)
+        if not relieved:
+            try:
+                return await self._twice(window, further, own)
+            except errors.Transient as failure:
+                if failure.status != _BROKEN:
+                    raise
+                if further is not None:
+                    # all pages of a window have to be asked for alike
+                    memory.relieved_until = now + RELIEF if live else memory.relieved_until
+                    raise
+        got = await self._one(window, further, {**own, **self.source.relief}, _LACKING[window.kind])
+        if live and not relieved:
+            memory.relieved_until = now + RELIEF
+        return got
+
+    async def _twice(
+        self, window: model.Window, further: model.Request | None, own: Mapping[str, Any]
+    ) -> reading.Reading:
+        """All that the stream wants, once more after a 500: a single one is more often the service's than the window's."""
         try:
-            got = await self._one(window, further, lighter if relieved else own)
+            return await self._whole(window, further, own)
         except errors.Transient as failure:
-            if failure.status != _BROKEN or relieved or lighter == own:
+            if failure.status != _BROKEN:
                 raise
-            if further is not None:
-                memory.relieved_until = now + _RELIEF  # all pages of a window have to be asked for alike
-                raise
-            got = await self._one(window, None, lighter)
-            memory.relieved_until = now + _RELIEF
-            relieved = True
-        self._tally.relieved = self._tally.relieved or relieved
+        return await self._whole(window, further, own)
+
+    async def _whole(
+        self, window: model.Window, further: model.Request | None, own: Mapping[str, Any]
+    ) -> reading.Reading:
+        got = await self._one(window, further, own)
+        if further is None:
+            self._memory.relieved_until = None
         return got
 
     async def _one(
-        self, window: model.Window, further: model.Request | None, parameters: Mapping[str, Any]
+        self,
+        window: model.Window,
+        further: model.Request | None,
+        parameters: Mapping[str, Any],
+        lacking: str | None = None,
     ) -> reading.Reading:
         return await reading.read(
             self._desk,
@@ -135,4 +179,5 @@ class Asking:
             window,
             parameters=parameters,
             further=further,
+            lacking=lacking,
         )

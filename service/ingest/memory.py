@@ -42,6 +42,5 @@ class Tally:
     stored: bool = False
     live_date: datetime | None = None
     undated: bool = False
-    relieved: bool = False
     partial: str | None = None
     gap_error: str | None = None

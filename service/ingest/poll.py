@@ -83,8 +83,10 @@ class Poll:
             if window is None:
                 return
             steady = self._memory.gap_failures >= _STEADY_FAILURES
+            # what was narrowed down before is read with relief at once, part by part
+            isolate = steady or (window.span <= _NARROW and self._asking.relievable)
             try:
-                await self._read_all([window], isolate=steady, may_go_on=may_go_on)
+                await self._read_all([window], isolate=isolate, may_go_on=may_go_on)
                 if self.open_gaps() == before and not self.spent:
                     raise errors.Refused("the answers prove nothing: their Date header is missing or wrong")
                 self._memory.gap_failures = 0

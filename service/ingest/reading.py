@@ -87,7 +87,8 @@ class Reading:
     `full` asks for the window to be split, or read on from `rest` where the API keeps to the order that it was asked for;
     `times` are the update times seen, for choosing where, and `next` goes on from here where it cannot be split. `items` are
     top-level records; `digest` is the same for the same records, in any order, and adds up over pages. `warnings` as in
-    model.Page. `partial` says why the API itself calls the answer a part: stored, and it proves nothing.
+    model.Page. `partial` says why the answer is a part only, by the API's own word or by what it was asked for: stored, and it
+    proves nothing.
     """
 
     stream: model.Stream
@@ -117,11 +118,13 @@ async def read(
     *,
     parameters: Mapping[str, Any] | None = None,
     further: model.Request | None = None,
+    lacking: str | None = None,
 ) -> Reading:
     """Read one window and store what is new. Raises errors.PollFailure, LeaseLost, DatabaseUnavailable.
 
     `parameters` stand for the stream's own. `further` is the request for a further page of a window that cannot be
-    narrowed: stored like any other, and what it proves is for the caller to say (`proven`), who sees all pages.
+    narrowed: stored like any other, and what it proves is for the caller to say (`proven`), who sees all pages. `lacking` says
+    what an answer to these parameters lacks of what the stream wants: it is a part, like one that the API calls so.
     """
     source = desk.sources[stream.source]
     asked_for = further or source.request(window, stream.parameters if parameters is None else parameters)
@@ -130,7 +133,7 @@ async def read(
         if desk.clock.ours() - asked < _PROMPT:  # a slow body says nothing about clocks
             desk.clock.learn(answer.date)
         page = source.read(answer.body, window, stream.tenant_id, asked=asked_for, base_url=answer.base_url)
-        date, size, partial = answer.date, len(answer.body), answer.partial
+        date, size, partial = answer.date, len(answer.body), answer.partial or lacking
         del (
             answer
         )  # records hold what they need of the body: storing them takes long enough to do without the rest

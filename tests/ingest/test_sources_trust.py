@@ -1,0 +1,138 @@
+"""What an answer of the sources of mutable records proves, and what it does not: nothing is lost that counts as read."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from service.ingest import asking
+from service.simulator import graph
+from tests.ingest.stages import CONTOSO, moment, taken
+
+MS = timedelta(milliseconds=1)
+WITHOUT = "read without its alerts: the service fails with them (500)"
+EVERY = ("graph_alerts", "graph_incidents", "mde_alerts", "xdr_incidents")
+
+
+def expands(listener):
+    """Of each request, whether it asks for the alerts of the incidents."""
+    return ["$expand" in dict(request.query) for request in listener.requests]
+
+
+async def incidents_held(bench):
+    """soc.incidents by id."""
+    return {row["incident_id"]: row for row in await bench.books.rows.fetch("SELECT * FROM soc.incidents")}
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+async def test_passing_500s_cost_no_alerts(staged, failing):
+    """One 500 is asked again; after a second the incidents come alone for a while, and with their alerts after it."""
+    async with staged() as bench:
+        desk = bench.file_desk()
+        mine = await bench.take(source="graph_incidents")
+        await taken(bench, mine)
+        desk.add_incident(at=bench.ago(-10), alerts=3)
+        bench.simulator.plan("graph", CONTOSO, "500", failing)
+        listener = bench.listen()
+        for minute in range(20):
+            bench.advance(60)
+            if minute % 5 == 4:
+                desk.add_incident(at=bench.ago(5), alerts=1)
+            await bench.turn(mine)
+            assert (await incidents_held(bench)).keys() == bench.shown.truth_incidents(
+                CONTOSO, "graph"
+            ).keys()
+        assert expands(listener)[:3] == [True, True, failing == 1]
+        assert (mine.stream.state, mine.stream.state_reason) == ("ok", None)
+        await bench.books.same_alerts(bench.shown, "graph_incidents")
+        assert all(row["alert_ids"] for row in (await incidents_held(bench)).values())
+        assert not await bench.books.gaps()
+        assert (await bench.books.stream())["proven_until"] == bench.now - timedelta(minutes=10)
+
+
+async def test_a_service_that_always_breaks_over_alerts(staged):
+    """Incidents are stored by each poll, nothing is proven, the stream says so and names the way out; few requests."""
+    async with staged() as bench:
+        desk = bench.file_desk()
+        bench.simulator.plan("graph", CONTOSO, "expand-500", None)
+        mine = await bench.take(source="graph_incidents")
+        listener = bench.listen()
+        for minute in range(31):
+            if minute % 5 == 0:
+                desk.add_incident(at=bench.ago(5), alerts=1)
+            await bench.turn(mine)
+            assert len(await incidents_held(bench)) == minute // 5 + 1
+            assert (mine.stream.state, mine.stream.failures) == ("degraded", 0)
+            assert not mine.stream.coverage
+            bench.advance(60)
+        assert "graph_alerts" in mine.stream.state_reason
+        assert "expand=false" in mine.stream.state_reason
+        # every poll once without them, and every fifteen minutes twice with them before
+        assert 31 < len(listener.requests) <= 31 + 2 * 3
+        assert not await bench.books.alerts()
+        bench.simulator.script.clear()
+        bench.advance(asking.RELIEF.total_seconds())
+        await taken(bench, mine)
+        await bench.books.same_alerts(bench.shown, "graph_incidents")
+        assert mine.stream.state_reason is None
+
+
+async def test_history_of_a_service_that_breaks_over_alerts(staged):
+    """Gaps are not read without alerts while they are wide: they are tried on the slow schedule, and nothing is proven."""
+    async with staged() as bench:
+        bench.shown.add_alert_backlog(CONTOSO, 100, since=bench.ago(80_000), until=bench.ago(9000))
+        mine = await bench.take(source="graph_incidents", lookback=90_000)
+        first = bench.poll(mine)
+        await first.live()
+        mine.stream = first.tally.stream
+        before = mine.stream.coverage
+        assert before
+        bench.simulator.plan("graph", CONTOSO, "expand-500", None)
+        listener = bench.listen()
+        for _ in range(14):
+            await bench.turn(mine)
+            bench.advance(60)
+        assert mine.stream.coverage == before
+        assert mine.stream.state == "degraded"
+        assert len(listener.requests) < 14 + 2 * 1 + 14 * 7
+        bench.simulator.script.clear()
+        bench.advance(3700)
+        await taken(bench, mine)
+        await bench.books.same_alerts(bench.shown, "graph_incidents")
+        assert not await bench.books.gaps()
+
+
+async def test_one_incident_of_a_gap_that_breaks_the_service(staged):
+    """It is found by halving and held without its alerts, as a gap that says so; its neighbours are whole."""
+    async with staged(security=graph.Choices(expand_breaks_at=10)) as bench:
+        desk = bench.file_desk()
+        for number in range(20):
+            desk.add_incident(at=bench.ago(10_000 + 1000 * number), alerts=2)
+        breaks = desk.add_incident(at=bench.ago(20_500), alerts=12)
+        mine = await bench.take(source="graph_incidents", lookback=40_000)
+        for _ in range(30):
+            await bench.turn(mine)
+            if not bench.poll(mine).open_gaps():
+                break
+        held = await incidents_held(bench)
+        assert len(held) == 21
+        assert not held[str(breaks)]["alert_ids"]
+        assert len(await bench.books.alerts()) == 40
+        gaps = await bench.books.gaps()
+        assert gaps[0]["gap_from"] <= moment(bench.ago(20_500)) < gaps[-1]["gap_to"]
+        assert gaps[-1]["gap_to"] - gaps[0]["gap_from"] <= 4 * MS
+        assert {gap["reason"] for gap in gaps} == {WITHOUT}
+        assert (mine.stream.state, mine.stream.state_reason) == ("ok", None)
+        listener = bench.listen()
+        await bench.turn(mine)
+        assert len(listener.requests) == 1
+        bench.advance(3700)
+        await bench.turn(mine)
+        assert {gap["reason"] for gap in await bench.books.gaps()} == {WITHOUT}
+        assert len(listener.requests) < 20
+        bench.simulator._surfaces[-1].both = graph.Choices()
+        bench.advance(3700)
+        await taken(bench, mine)
+        await bench.books.same_alerts(bench.shown, "graph_incidents")
+        assert not await bench.books.gaps()
