@@ -26,6 +26,8 @@ TARGET_SHARE: Final = 0.7
 MOST_RANGES: Final = 200
 _DAY: Final = timedelta(days=1)
 _OUTSIDE: Final = timedelta(seconds=1)
+_STRAYS: Final = 3
+"""So many records of an answer may have been updated while it was made, whatever their share of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +160,15 @@ def credible(date: datetime | None, ours: datetime) -> bool:
     return date is not None and abs(date - ours) <= _DAY
 
 
-def outside(window: model.Window, times: Sequence[datetime]) -> bool:
-    """Whether an answer holds records of another window than asked for (by more than a second)."""
-    return any(moment < window.since - _OUTSIDE or moment >= window.until + _OUTSIDE for moment in times)
+def outside(window: model.Window, times: Sequence[datetime], *, mutable: bool = False) -> bool:
+    """Whether an answer holds records of another window than asked for (by more than a second).
+
+    A record that changes may be updated after the index named it and before the answer was written: it is newer than the
+    window then, will be found at its new time, and is no reason for distrust. Most of an answer is, and what is older.
+    """
+    older = any(moment < window.since - _OUTSIDE for moment in times)
+    newer = sum(moment >= window.until + _OUTSIDE for moment in times)
+    return older or (newer > max(_STRAYS, len(times) / 2) if mutable else newer > 0)
 
 
 def watermark(stream: model.Stream, window: model.Window, times: Sequence[datetime]) -> datetime | None:

@@ -140,7 +140,7 @@ async def read(
         for warning in page.warnings:
             _log.warning("answer_warning", warning=warning)
         times = page.times
-        foreign = plan.outside(window, times)
+        foreign = plan.outside(window, times, mutable=source.mutable)
         dated = plan.credible(date, desk.clock.ours())
         in_order = page.full and not partial and stream.parameters.get("ordered")
         parts = plan.prefix(window, times) if in_order else None

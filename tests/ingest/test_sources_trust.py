@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from datetime import timedelta
 
 import pytest
 
+from service import timestamps
 from service.ingest import asking
 from service.simulator import graph
 from tests.ingest.stages import CONTOSO, moment, taken
@@ -136,3 +139,33 @@ async def test_one_incident_of_a_gap_that_breaks_the_service(staged):
         await taken(bench, mine)
         await bench.books.same_alerts(bench.shown, "graph_incidents")
         assert not await bench.books.gaps()
+
+
+@pytest.mark.parametrize("source", EVERY)
+async def test_a_record_updated_while_it_is_answered(staged, source):
+    """One of a gap's records is newer in the answer than its window: stored, no reason for distrust, and no watermark."""
+    async with staged() as bench:
+        desk = bench.file_desk()
+        for seconds in (8500, 8600, 1000):
+            desk.add_alert(at=bench.ago(seconds))
+        mine = await bench.take(source=source, lookback=10_000)
+        newer = moment(bench.ago(30)).isoformat()
+
+        async def after(answer):
+            told = json.loads(answer.body)
+            for record in told["value"]:
+                for name in ("lastUpdateTime", "lastUpdateDateTime"):
+                    if name in record and timestamps.parse(record[name], zoneless_is_utc=True) <= moment(
+                        bench.ago(8500)
+                    ):
+                        record[name] = newer
+            return dataclasses.replace(answer, body=json.dumps(told).encode())
+
+        listener = bench.listen(after=after)
+        for _ in range(3):
+            await bench.turn(mine)
+        assert len(listener.requests) <= 5
+        assert (mine.stream.state, mine.stream.state_reason) == ("ok", None)
+        assert len(await bench.books.alerts()) == 3
+        assert not await bench.books.gaps()
+        assert mine.stream.watermark == moment(bench.ago(1000))
