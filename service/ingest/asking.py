@@ -170,14 +170,22 @@ class Asking:
         parameters: Mapping[str, Any],
         lacking: str | None = None,
     ) -> reading.Reading:
-        return await reading.read(
-            self._desk,
-            self._lease,
-            self._access,
-            self._tally.stream,
-            self._record,
-            window,
-            parameters=parameters,
-            further=further,
-            lacking=lacking,
-        )
+        try:
+            return await reading.read(
+                self._desk,
+                self._lease,
+                self._access,
+                self._tally.stream,
+                self._record,
+                window,
+                parameters=parameters,
+                further=further,
+                lacking=lacking,
+            )
+        except errors.Gone as failure:
+            if further is None or failure.status is None:
+                raise
+            # a link of the service's own runs out like that: it says nothing of the API
+            raise errors.Refused(
+                f"the way on from a full answer leads nowhere ({failure.status})", status=failure.status
+            ) from failure

@@ -129,6 +129,11 @@ class Poll:
                 parts.append(older)
             try:
                 got = await self._asking.read(part)
+                healthy = True
+                in_a_row = 0
+                halves = plan.split(part, got.times, mutable=self._asking.source.mutable)
+                paged = got.full and not got.rest and not halves
+                unproven = await self._asking.pages(part, got) if paged else None
             except (errors.Throttled, errors.Attention, errors.Gone):
                 raise
             except errors.TooLarge as failure:
@@ -160,19 +165,15 @@ class Poll:
                 else:
                     await self._set_aside(part, failure)
             else:
-                healthy = True
-                in_a_row = 0
                 if got.rest:
                     parts.append(got.rest)
-                elif got.full and (
-                    pieces := plan.split(part, got.times, mutable=self._asking.source.mutable)
-                ):
-                    parts = [*parts, *pieces]
+                elif got.full and halves:
+                    parts = [*parts, *halves]
                     if self._asking.most is not None:
-                        width = self._memory.width = pieces[1].span
+                        width = self._memory.width = halves[1].span
                 elif got.full:
-                    if why := await self._asking.pages(part, got):
-                        await self._set_aside(part, errors.Refused(why))
+                    if unproven:
+                        await self._set_aside(part, errors.Refused(unproven))
                 else:
                     if got.partial and part.kind == "gap":
                         # as good as it gets now: what came is stored, and older gaps should not wait for the rest

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from service import timestamps
+from service import errors, model, timestamps
 from service.ingest import asking
 from service.simulator import graph
 from tests.ingest.stages import CONTOSO, moment, taken
@@ -169,3 +169,34 @@ async def test_a_record_updated_while_it_is_answered(staged, source):
         assert len(await bench.books.alerts()) == 3
         assert not await bench.books.gaps()
         assert mine.stream.watermark == moment(bench.ago(1000))
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        errors.Gone("the API is not there (404)", status=404),
+        errors.Gone("the API is not there (410)", status=410),
+        errors.Refused("the API does not take this request (400)", status=400),
+    ],
+)
+async def test_a_link_that_leads_nowhere_does_not_end_the_source(staged, failure):
+    """The instant that it goes on from stays a gap with the reason; the stream is well, and not said to be gone."""
+    security = graph.Choices(alerts=dataclasses.replace(graph.ALERTS_DOCUMENTED, largest=100))
+    async with staged(security=security) as bench:
+        instant = bench.ago(1500) + 5000
+        bench.shown.add_alert_backlog(CONTOSO, 230, since=instant, until=instant)
+        mine = await bench.take(source="graph_alerts")
+
+        async def after(answer):
+            if not listener.requests[-1].query:
+                raise failure
+            return answer
+
+        listener = bench.listen(after=after)
+        await bench.turn(mine)
+        assert (mine.stream.state, mine.stream.failures, mine.stream.gone_since) == ("ok", 0, None)
+        (gap,) = await bench.books.gaps()
+        assert gap["gap_from"] <= moment(instant) < gap["gap_to"]
+        assert gap["gap_to"] - gap["gap_from"] <= 4 * MS
+        assert str(failure.status) in gap["reason"]
+        assert mine.stream.coverage.covers(model.Window(moment(bench.ago(1400)), moment(bench.ago(600))))
