@@ -33,7 +33,7 @@ class Memory:
 class Tally:
     """What a poll has done so far; moves on with each window, so that it is true whenever the poll ends.
 
-    `partial` says why a part of the live window is not all there is.
+    `partial` says why a part of the live window is not all there is, `notice` what else should be seen of a poll that went well.
     """
 
     stream: model.Stream
@@ -43,4 +43,5 @@ class Tally:
     live_date: datetime | None = None
     undated: bool = False
     partial: str | None = None
+    notice: str | None = None
     gap_error: str | None = None

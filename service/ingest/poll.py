@@ -28,6 +28,9 @@ _DEAD: Final = 16
 _DEEPEST: Final = 40
 """So many answers in a row that are too large: LIVE_SPAN of years is one millisecond after fewer halvings."""
 _PIECES: Final = 128
+"""Windows read of one window at most, and no more than the source's quota allows in its shortest time."""
+_UNFINISHED: Final = "the answers stay full, or fail, however narrow the window: {} of them did not finish it"
+_SPENT: Final = "POLL_BUDGET was spent before any of the live window was proven: the answers are slow or full"
 _NARROW: Final = timedelta(seconds=1)
 """A gap up to so wide that fails is set aside at once: it should not hold up older ones."""
 _POISON_RETRY: Final = timedelta(hours=1)
@@ -87,7 +90,7 @@ class Poll:
             isolate = steady or (window.span <= _NARROW and self._asking.relievable)
             try:
                 await self._read_all([window], isolate=isolate, may_go_on=may_go_on)
-                if self.open_gaps() == before and not self.spent:
+                if self.open_gaps() == before and not self.spent and may_go_on():
                     raise errors.Refused("the answers prove nothing: their Date header is missing or wrong")
                 self._memory.gap_failures = 0
             except errors.Throttled:
@@ -116,13 +119,22 @@ class Poll:
         """Read windows (oldest first) and the parts they have to be split into, newest first.
 
         A failure that is the window's own is halved down to where it lies; one that all its parts share is the API's, and raised.
+        What ends before it is done says so in `tally`, and is refused where there were answers enough and they proved nothing.
         """
+        proven = self.tally.stream.coverage
+        pieces = min([_PIECES, *(calls for calls, _ in self._asking.source.quota)])
+        live = any(part.kind == "live" for part in parts)
         healthy = False
         in_a_row = 0
         width: timedelta | None = None  # known once an answer was full
-        for _ in range(_PIECES):
-            if not parts or (healthy and (self.spent or not may_go_on())):
-                return  # what is left of a live window is a gap from now on
+        for _ in range(pieces):
+            if not parts:
+                return
+            if healthy and (self.spent or not may_go_on()):
+                # what is left of a live window is a gap from now on, if any of it is proven
+                if live and self.tally.stream.coverage == proven:
+                    self.tally.partial = self.tally.partial or _SPENT
+                return
             part = parts.pop()
             if width is not None and width < part.span and (cut := plan.newest(part, width)):
                 older, part = cut
@@ -180,6 +192,18 @@ class Poll:
                         await self._set_aside(part, errors.Refused(got.partial))
                     if width is not None:
                         width = plan.next_width(part.span, got.items, got.size, self._asking.most)
+
+        if parts:
+            self._unfinished(
+                _UNFINISHED.format(pieces), live=live, fruitless=self.tally.stream.coverage == proven
+            )
+
+    def _unfinished(self, why: str, *, live: bool, fruitless: bool) -> None:
+        """A window took more answers than one poll should ask for: the rest of it is a gap, where any of it is proven."""
+        if fruitless and not (self.tally.partial or self.tally.undated):
+            raise errors.Refused(why)
+        if live:
+            self.tally.notice = why
 
     async def _set_aside(self, window: model.Window, failure: errors.PollFailure) -> None:
         self._memory.poison.append((Intervals.window(window), self._desk.clock.now() + _POISON_RETRY))

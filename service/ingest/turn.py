@@ -126,7 +126,7 @@ class Turn:
             return  # gaps alone say nothing about the live window
         tally = self._poll.tally
         state = pacing.stored(gaps_left=bool(self._poll.open_gaps()), partial=tally.partial is not None)
-        reason = tally.partial or (_UNDATED if tally.undated else None)
+        reason = tally.partial or (_UNDATED if tally.undated else tally.notice)
         if (stream.state, stream.state_reason, stream.failures) == (state, reason, 0):
             return
         owned.flushed_at = 0.0  # what brought the change should be seen with it, not a minute later

@@ -200,3 +200,63 @@ async def test_a_link_that_leads_nowhere_does_not_end_the_source(staged, failure
         assert gap["gap_to"] - gap["gap_from"] <= 4 * MS
         assert str(failure.status) in gap["reason"]
         assert mine.stream.coverage.covers(model.Window(moment(bench.ago(1400)), moment(bench.ago(600))))
+
+
+def endless(bench, before, link):
+    """An `after` for a Listener: answers whose window starts before this time always have a link to more."""
+
+    async def after(answer):
+        if bench.desk.sender.windows[-1][0] >= before:
+            return answer
+        told = {**json.loads(answer.body), "@odata.nextLink": link}
+        return dataclasses.replace(answer, body=json.dumps(told).encode())
+
+    return after
+
+
+@pytest.mark.parametrize("link", [5, "https://elsewhere.invalid/api/incidents?$skip=100"])
+async def test_answers_that_are_always_full_are_said_to_be(staged, link):
+    """Each poll ends within the quota of a minute, with a reason and not as a success; what came is stored."""
+    async with staged() as bench:
+        desk = bench.file_desk()
+        for number in range(5):
+            desk.add_incident(at=bench.ago(1000 + number), alerts=2)
+        mine = await bench.take(source="xdr_incidents")
+        listener = bench.listen()
+        listener.after = endless(bench, bench.now + timedelta(days=1), link)
+        await bench.turn(mine)
+        assert len(listener.requests) <= 50
+        assert mine.stream.state == "degraded"
+        assert "full" in mine.stream.state_reason
+        assert not mine.stream.coverage
+        assert len(await bench.books.alerts()) == 10
+        listener.after = None
+        bench.advance(3700)
+        await taken(bench, mine)
+        await bench.books.same_alerts(bench.shown, "xdr_incidents")
+
+
+async def test_what_is_proven_before_the_answers_stay_full_is_kept(staged):
+    """The newest part of the live window is covered, the rest is a gap, and the state says why."""
+    async with staged() as bench:
+        bench.file_desk().add_incident(at=bench.ago(1000), alerts=2)
+        mine = await bench.take(source="xdr_incidents")
+        listener = bench.listen()
+        listener.after = endless(bench, moment(bench.ago(2000)), 5)
+        await bench.turn(mine)
+        assert mine.stream.coverage.covers(model.Window(moment(bench.ago(1900)), moment(bench.ago(600))))
+        assert mine.stream.state == "catching_up"
+        assert "full" in mine.stream.state_reason
+
+
+async def test_a_budget_that_ends_before_anything_is_proven_is_said(staged):
+    """A poll that had time for a full answer alone is no success without a word."""
+    async with staged() as bench:
+        bench.shown.add_alert_backlog(CONTOSO, 1500, since=bench.ago(7000), until=bench.ago(700))
+        mine = await bench.take(source="xdr_incidents", lookback=8000)
+        await bench.turn(mine, budget=0.0)
+        assert not mine.stream.coverage
+        assert mine.stream.state == "degraded"
+        assert "POLL_BUDGET" in mine.stream.state_reason
+        await taken(bench, mine)
+        await bench.books.same_alerts(bench.shown, "xdr_incidents")
