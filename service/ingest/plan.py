@@ -28,6 +28,8 @@ TARGET_SHARE: Final = 0.7
 MOST_RANGES: Final = 200
 _DAY: Final = timedelta(days=1)
 _OUTSIDE: Final = timedelta(seconds=1)
+_STRAYS: Final = 3
+"""So many records of an answer may have been updated while it was made, whatever their share of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +132,17 @@ def newest(window: model.Window, width: timedelta) -> tuple[model.Window, model.
     )
 
 
-def prefix(window: model.Window, times: Sequence[datetime]) -> tuple[model.Window, model.Window] | None:
+def prefix(
+    window: model.Window, times: Sequence[datetime], *, spare: timedelta = timedelta()
+) -> tuple[model.Window, model.Window] | None:
     """(whole, rest) of a window whose cut answer is in the order of its update times, oldest first: all but the last
     millisecond that it reaches is whole. None where the order is another one, or nothing is whole.
+
+    With `spare` the whole part ends so much earlier: asked for again, with a millisecond around it, it is not full as well.
     """
     if not times or any(later < earlier for earlier, later in pairwise(times)):
         return None
-    border = timestamps.floor_ms(times[-1])
+    border = timestamps.floor_ms(times[-1]) - spare
     if not window.since < border < window.until:
         return None
     return (
@@ -160,9 +166,15 @@ def credible(date: datetime | None, ours: datetime) -> bool:
     return date is not None and abs(date - ours) <= _DAY
 
 
-def outside(window: model.Window, times: Sequence[datetime]) -> bool:
-    """Whether an answer holds records of another window than asked for (by more than a second)."""
-    return any(moment < window.since - _OUTSIDE or moment >= window.until + _OUTSIDE for moment in times)
+def outside(window: model.Window, times: Sequence[datetime], *, mutable: bool = False) -> bool:
+    """Whether an answer holds records of another window than asked for (by more than a second).
+
+    A record that changes may be updated after the index named it and before the answer was written: it is newer than the
+    window then, will be found at its new time, and is no reason for distrust. Most of an answer is, and what is older.
+    """
+    older = any(moment < window.since - _OUTSIDE for moment in times)
+    newer = sum(moment >= window.until + _OUTSIDE for moment in times)
+    return older or (newer > max(_STRAYS, len(times) / 2) if mutable else newer > 0)
 
 
 def watermark(stream: model.Stream, window: model.Window, times: Sequence[datetime]) -> datetime | None:

@@ -287,6 +287,24 @@ def test_outside_begins_a_second_beyond_the_window(seconds, is_outside):
 
 
 @pytest.mark.parametrize(
+    ("seconds", "is_outside"),
+    [
+        ([30, 500], False),
+        ([500, 500, 500], False),
+        ([30] * 10 + [500] * 10, False),
+        ([30] * 9 + [500] * 10, True),
+        ([500] * 4, True),
+        ([30] * 10 + [-5], True),
+    ],
+)
+def test_records_that_change_may_be_newer_than_their_window(seconds, is_outside):
+    """A few were updated meanwhile; most of an answer were not, and what is older never was."""
+    times = [at(second) for second in seconds]
+    assert plan.outside(model.Window(at(0), at(60)), times, mutable=True) is is_outside
+    assert plan.outside(model.Window(at(0), at(60)), times)
+
+
+@pytest.mark.parametrize(
     ("kind", "seconds", "expected"),
     [
         ("live", 10, "live"),
