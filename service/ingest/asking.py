@@ -5,9 +5,12 @@ where the service breaks over all of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Final
+
+import structlog
 
 from service import errors, model
 from service.ingest import memory, plan, reading
@@ -30,6 +33,8 @@ _LACKING: Final[Mapping[model.WindowKind, str]] = MappingProxyType(
     }
 )
 """What an answer lacks that was asked for with relief: like any part of an answer it is stored, and proves nothing."""
+
+_log = structlog.get_logger(__name__)
 
 
 class Asking:
@@ -59,13 +64,18 @@ class Asking:
     @property
     def relievable(self) -> bool:
         """Whether less of each record can be asked for than the stream wants."""
-        own = self._tally.stream.parameters
-        return {**own, **self.source.relief} != own
+        return {**self._own, **self.source.relief} != self._own
 
     @property
     def most(self) -> int | None:
         """What bounds an answer; what comes in the order of its update times is read on from where it was cut."""
-        return None if self._tally.stream.parameters.get("ordered") else self.source.most
+        return None if self._own.get("ordered") else self.source.most
+
+    @property
+    def _own(self) -> Mapping[str, Any]:
+        """The stream's parameters, without an order that the service was shown not to keep."""
+        own = self._tally.stream.parameters
+        return {**own, "ordered": False} if own.get("ordered") and self._memory.ordered is False else own
 
     async def pages(self, window: model.Window, first: reading.Reading) -> str | None:
         """Read a full answer's window page by page; None where it is proven, else why it is not.
@@ -98,6 +108,33 @@ class Asking:
 
     async def read(self, window: model.Window, further: model.Request | None = None) -> reading.Reading:
         """Read and store one answer. Raises errors.PollFailure, also where it answers what was not asked for."""
+        got = await self._stored(window, further)
+        unshown = self._memory.ordered is None and self._own.get("ordered") and further is None
+        return await self._shown(window, got) if unshown and got.full and not got.partial else got
+
+    async def _shown(self, window: model.Window, got: reading.Reading) -> reading.Reading:
+        """A full answer, gone on from where it ends if the service is shown to keep to the order that it was asked for.
+
+        A service may as well cut by another order and sort what is left: then records are missing all over the answer. So what it
+        reaches is asked for again as a window of its own, which proves itself and has to bring nothing else. What was
+        updated meanwhile has left it.
+        """
+        cut = plan.prefix(window, got.times, spare=plan.NARROWEST)
+        if cut is None:
+            return got
+        whole, rest = cut
+        again = await self._stored(whole)
+        if again.partial:
+            return got  # says nothing; the next full answer may
+        others = {record for record in again.records if record[1] < whole.until} - got.records
+        self._memory.ordered = not (again.full or others)
+        if self._memory.ordered:
+            return replace(got, stream=again.stream, rest=rest)
+        _log.warning("order_not_kept", others=len(others), full=again.full)
+        self._desk.metrics.source(self._tally.stream.source).warned(1)
+        return got
+
+    async def _stored(self, window: model.Window, further: model.Request | None = None) -> reading.Reading:
         tally = self._tally
         got = await self._ask(window, further)
         tally.stream = got.stream
@@ -123,7 +160,7 @@ class Asking:
         A live window is relieved at once and as a whole, for its records should be held soon, and so are those of the next
         minutes. A gap can wait: it is halved down to the records that break the service, and these alone are read so.
         """
-        own, memory = self._tally.stream.parameters, self._memory
+        own, memory = self._own, self._memory
         now = self._desk.clock.now()
         live = window.kind == "live"
         relieved = live and memory.relieved_until is not None and now < memory.relieved_until
@@ -181,6 +218,7 @@ class Asking:
                 parameters=parameters,
                 further=further,
                 lacking=lacking,
+                in_order=self._memory.ordered is True and parameters.get("ordered") is True,
             )
         except errors.Gone as failure:
             if further is None or failure.status is None:

@@ -17,6 +17,8 @@ class Memory:
     width: timedelta = plan.FIRST_WIDTH
     gap_failures: int = 0
     relieved_until: datetime | None = None
+    ordered: bool | None = None
+    """Whether the service was shown to keep to the order that is asked for; None until it was put to the test."""
     fallen_back: bool = False
     poison: list[tuple[Intervals, datetime]] = field(default_factory=list)
 

@@ -130,13 +130,17 @@ def newest(window: model.Window, width: timedelta) -> tuple[model.Window, model.
     )
 
 
-def prefix(window: model.Window, times: Sequence[datetime]) -> tuple[model.Window, model.Window] | None:
+def prefix(
+    window: model.Window, times: Sequence[datetime], *, spare: timedelta = timedelta()
+) -> tuple[model.Window, model.Window] | None:
     """(whole, rest) of a window whose cut answer is in the order of its update times, oldest first: all but the last
     millisecond that it reaches is whole. None where the order is another one, or nothing is whole.
+
+    With `spare` the whole part ends so much earlier: asked for again, with a millisecond around it, it is not full as well.
     """
     if not times or any(later < earlier for earlier, later in pairwise(times)):
         return None
-    border = timestamps.floor_ms(times[-1])
+    border = timestamps.floor_ms(times[-1]) - spare
     if not window.since < border < window.until:
         return None
     return (

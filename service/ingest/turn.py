@@ -21,6 +21,7 @@ _GAP_BACKOFF_MOST = 15 * 60.0
 _UNDATED = (
     "the answers' Date header is missing or more than a day off: alerts are stored, nothing can be proven"
 )
+_UNORDERED = "ordered=true has no effect: the service does not keep to the order of update times, so full answers are split"
 _log = structlog.get_logger(__name__)
 
 
@@ -126,7 +127,8 @@ class Turn:
             return  # gaps alone say nothing about the live window
         tally = self._poll.tally
         state = pacing.stored(gaps_left=bool(self._poll.open_gaps()), partial=tally.partial is not None)
-        reason = tally.partial or (_UNDATED if tally.undated else tally.notice)
+        unordered = _UNORDERED if owned.memory.ordered is False else None
+        reason = tally.partial or (_UNDATED if tally.undated else tally.notice or unordered)
         if (stream.state, stream.state_reason, stream.failures) == (state, reason, 0):
             return
         owned.flushed_at = 0.0  # what brought the change should be seen with it, not a minute later

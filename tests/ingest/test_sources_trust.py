@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from service import errors, model, timestamps
 from service.ingest import asking
@@ -260,3 +262,55 @@ async def test_a_budget_that_ends_before_anything_is_proven_is_said(staged):
         assert "POLL_BUDGET" in mine.stream.state_reason
         await taken(bench, mine)
         await bench.books.same_alerts(bench.shown, "xdr_incidents")
+
+
+class SortedPages:
+    """A sender behind which a service cuts by its own order, and sorts what is left by the update time."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @asynccontextmanager
+    async def send(self, access, request):
+        async with self.inner.send(access, request) as answer:
+            told = json.loads(answer.body)
+            told["value"].sort(key=lambda alert: timestamps.parse(alert["lastUpdateDateTime"]))
+            yield dataclasses.replace(answer, body=json.dumps(told).encode())
+
+
+async def test_an_order_of_each_page_alone_proves_nothing(staged):
+    """A service that cuts by creation and then sorts is found out by asking again for what its first page reaches."""
+    security = graph.Choices(
+        alerts=dataclasses.replace(graph.ALERTS_DOCUMENTED, orderby="ignored", newest_by="created")
+    )
+    async with staged(security=security) as bench:
+        bench.shown.add_alert_backlog(CONTOSO, 3000, since=bench.ago(30_000), until=bench.ago(700))
+        mine = await bench.take(source="graph_alerts", parameters={"ordered": True}, lookback=60_000)
+        bench.desk = dataclasses.replace(bench.desk, sender=SortedPages(bench.desk.sender))
+        listener = bench.listen()
+        with capture_logs() as logs:
+            await taken(bench, mine)
+        await bench.books.same_alerts(bench.shown, "graph_alerts")
+        assert not await bench.books.gaps()
+        assert "ordered" in mine.stream.state_reason
+        assert [entry["event"] for entry in logs].count("order_not_kept") == 1
+        assert "$orderby" not in dict(listener.requests[-1].query)
+
+
+async def test_an_order_is_shown_once(staged):
+    """One request more for each owner: what its first full page reaches, asked for again."""
+    async with staged() as bench:
+        bench.shown.add_alert_backlog(CONTOSO, 6000, since=bench.ago(7000), until=bench.ago(700))
+        mine = await bench.take(source="graph_alerts", parameters={"ordered": True}, lookback=7200)
+        listener = bench.listen()
+        await taken(bench, mine)
+        await bench.books.same_alerts(bench.shown, "graph_alerts")
+        assert (
+            len(listener.requests) <= 7 + 1 + 1
+        )  # pages, the test, and the gap of the moment since enrolment
+        first, second, third, *others = listener.windows
+        assert second[0] == first[0]
+        assert first[0] < second[1] < first[1] == third[1]
+        assert all(since > first[0] or until < second[1] for since, until in others)
+        assert mine.memory.ordered
+        assert mine.stream.state_reason is None
