@@ -222,7 +222,7 @@ class Asking:
                 parameters=parameters,
                 further=further,
                 lacking=lacking,
-                in_order=self._memory.ordered is True,
+                in_order=self._memory.ordered is True and parameters.get("ordered") is True,
             )
         except errors.Gone as failure:
             if further is None or failure.status is None:
