@@ -169,8 +169,8 @@ class Turn:
         unknown = isinstance(failure, errors.Transient) and not isinstance(failure, errors.BadBody)
         fallback = self._stand_in() if verdict.state == "retired" else None
         unread = await self._unread(fallback) if fallback else None
-        if unread is not None:
-            reason = f"{reason}; {unread}"
+        if unread is not None:  # instead of the usual advice, which has been taken
+            reason = f"{failure}; {unread}"
         gone_since = await streams.record_failure(
             self._desk.database,
             owned.lease,
