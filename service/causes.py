@@ -52,6 +52,16 @@ CAUSES: Final[Mapping[str, Cause]] = {
         "the certificate is not one of the app's",
         "Upload the certificate to the app registration, or use the one that is there",
     ),
+    "certificate_expired": Cause(
+        "operator",
+        "the app's certificate has expired",
+        "Register a new one with the app and put it into CLIENT_CERTIFICATE_FILE",
+    ),
+    "managed_identity_unavailable": Cause(
+        "operator",
+        "the managed identity gives no token",
+        "Assign the identity to this machine, or set another credential",
+    ),
     "federated_record_missing": Cause(
         "operator",
         "no federated credential of the app fits the token",
@@ -75,6 +85,11 @@ CAUSES: Final[Mapping[str, Cause]] = {
         "customer",
         "consent does not hold the role that the source needs",
         "An administrator must consent again; the same link works: alertwell tenants invite {tenant}",
+    ),
+    "scope_missing": Cause(
+        "customer",
+        "the sign-in does not hold the permission that the source needs",
+        "An administrator must consent to it, then the user signs in again: alertwell login {tenant}",
     ),
     "unauthorized": Cause(
         "customer",

@@ -60,9 +60,11 @@ def check(
         )
     if now is not None:
         _alive(claims.get("exp"), now)
-    _has("role", tuple(roles), claims.get("roles"))
+    if (lacking := _lacking(tuple(roles), claims.get("roles"))) is not None:
+        raise errors.Attention(f"the token is fine but lacks the role {lacking}", code="role_missing")
     scp = claims.get("scp")
-    _has("scope", tuple(scopes), scp.split() if isinstance(scp, str) else None)
+    if (lacking := _lacking(tuple(scopes), scp.split() if isinstance(scp, str) else None)) is not None:
+        raise errors.Attention(f"the token is fine but lacks the scope {lacking}", code="scope_missing")
 
 
 def _alive(exp: object, now: clock.Clock) -> None:
@@ -74,17 +76,14 @@ def _alive(exp: object, now: clock.Clock) -> None:
         )
 
 
-def _has(what: str, wanted: tuple[str, ...], granted: object) -> None:
+def _lacking(wanted: tuple[str, ...], granted: object) -> str | None:
+    """What is missing and what is there, for people; None where one of `wanted` is there, or none is wanted."""
     held = granted if isinstance(granted, list) else []
     if not wanted or any(one in held for one in wanted):
-        return
+        return None
     names = [one for one in held if isinstance(one, str) and _NAME.fullmatch(one)]
     shown = " ".join(names[:_MOST_NAMES]) + (" …" if len(names) > _MOST_NAMES else "")
-    raise errors.Attention(
-        f"the token is fine but lacks the {what} {' or '.join(wanted)} (has: {shown or 'none'}); "
-        "an admin of the customer has to consent again",
-        code=f"{what}_missing",
-    )
+    return f"{' or '.join(wanted)} (has: {shown or 'none'})"
 
 
 def lacks(token: str, roles: Collection[str]) -> bool:

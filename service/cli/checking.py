@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +149,8 @@ def _rehearse(
 
 
 async def _check(opened: pool.Database, loaded: Settings, who: str | None) -> list[Checked]:
+    import asyncio
+
     from service import line, metrics
     from service.auth import claims
     from service.ingest import proving
