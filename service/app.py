@@ -142,7 +142,8 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         stack.push_async_callback(proofs.stop)
 
         clock = scheduler.Scheduler()
-        watched = files.Watch(door.shared.paths if door.shared else ())
+        keys = (config.sealing_keys_file,) if config.sealing_keys_file else ()
+        watched = files.Watch([*(door.shared.paths if door.shared else ()), *keys])
 
         async def tick() -> None:
             if restored.is_set() or watched.changed():

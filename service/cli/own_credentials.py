@@ -26,8 +26,8 @@ SET_EPILOG: Final = epilog.lines(
         --client-id 66666666-6666-6666-6666-666666666666 --certificate-file app.pfx --ask-password
       alertwell tenants set-credential Fabrikam --client-id 77777777-7777-7777-7777-777777777777 --federated
 
-    The credential of a source wins over its tenant's, and that over the shared app. Secrets and certificates are stored sealed
-    (ALERTWELL_SEALING_KEYS_FILE). Without --no-try, a credential that gives no token is not stored: exit code 1.
+    The credential of a source wins over its tenant's, and that over the shared app. Secrets and certificates are
+    stored sealed (ALERTWELL_SEALING_KEYS_FILE). A credential that gives no token is not stored: exit code 1.
     """
 )
 CLEAR_EPILOG: Final = epilog.lines(

@@ -57,6 +57,25 @@ def test_bad_keys(tmp_path: Path, content: str, words: str) -> None:
     assert "not-a-key" not in str(failed.value)
 
 
+def test_keys_are_read_again(tmp_path: Path) -> None:
+    """A key that was added seals from now on; one that was taken out still opens what this process has read."""
+    file = tmp_path / "keys"
+    file.write_text(sealing.generate_key())
+    sealer = sealing.Sealer.from_file(file)
+    before = sealer.seal("secret")
+    newest = sealing.generate_key()
+    file.write_text(f"{newest}\n{file.read_text()}")
+    anew = sealer.resealed(before)
+    assert anew is not None
+    assert (sealing.Sealer([newest]).unseal(anew), sealer.resealed(anew)) == ("secret", None)
+    file.write_text(newest)
+    assert (sealer.unseal(before), sealer.unseal(anew)) == ("secret", "secret")
+    with pytest.raises(errors.BadSetting, match="SEALING_KEYS_FILE"):
+        sealing.Sealer.from_file(file).resealed(before)
+    file.write_text("half a k")
+    assert sealer.unseal(sealer.seal("next")) == "next"
+
+
 def test_foreign_seal() -> None:
     """What was sealed with a key that is gone names the setting."""
     sealed = sealing.Sealer([sealing.generate_key()]).seal("secret")

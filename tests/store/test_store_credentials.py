@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 
 from service import errors, model
-from service.store import credentials, enrolments, leases, pool, streams, tenants
+from service.store import credentials, enrolments, leases, pool, reseals, streams, tenants
 from tests.store import rows
 
 SECRET = credentials.Own("app", "client_secret", b"s")
@@ -136,3 +137,55 @@ async def test_older_software_meets_secrets_alone(database: pool.Database, pool:
         database, rows.tenant_id(1), "", credentials.Own("app", "federated", b""), actor="me"
     )
     assert await pool.fetchval(works) == credentials.KINDS_KNOWN_FROM == 6
+
+
+async def test_sealing_anew_leaves_what_was_renewed_meanwhile(database: pool.Database, pool: asyncpg.Pool):
+    """Batch by batch in one order; what another has put there since it was read stays; nobody is told to read anew."""
+    numbers = range(1, 6)
+    own = {n: credentials.Own("app", "delegated", b"old %d" % n) for n in numbers}
+    await enrolments.enrol(database, [rows.enrolment(n, own=own[n]) for n in numbers], lookback=rows.LOOKBACK)
+    await credentials.set_own(
+        database, rows.tenant_id(1), "siem", credentials.Own("app", "federated", b""), actor="me"
+    )
+    before = await leases.roster_version(database)
+    found, after = [], None
+    while batch := await reseals.batch(database, after, limit=2):
+        found += batch
+        after = batch[-1].place
+    assert [each.sealed for each in found] == [b"old 1", b"old 2", b"old 3", b"old 4", b"old 5"]
+    await pool.execute(
+        "UPDATE alertwell.credential SET sealed = 'rotated' WHERE tenant_id = $1", rows.tenant_id(3)
+    )
+    versions = {each.tenant_id: each.credential for each in await credentials.listed(database)}
+    anew = [(each, b"new " + each.sealed) for each in found]
+    assert await reseals.replace(database, anew, actor="me") == 4
+    held = {each.tenant_id: each.credential for each in await credentials.listed(database) if not each.source}
+    assert held[rows.tenant_id(3)].sealed == b"rotated"
+    assert held[rows.tenant_id(5)].sealed == b"new old 5"
+    assert held[rows.tenant_id(5)] == versions[rows.tenant_id(5)]  # the same credential
+    assert await leases.roster_version(database) == before
+    told = await pool.fetch(
+        "SELECT detail ->> 'count' FROM alertwell.audit WHERE action = 'credential.resealed'"
+    )
+    assert [tuple(row) for row in told] == [("4",)]
+
+
+async def test_the_first_end_of_each_kind(database: pool.Database):
+    """The soonest with its tenant, and how many end within 60 days; removed tenants do not count."""
+    ends = {1: 50, 2: 9, 3: 400, 4: 1}
+    wanted = [
+        rows.enrolment(
+            n, own=credentials.Own(f"app {n}", "certificate", b"x", rows.NOON + timedelta(days=days))
+        )
+        for n, days in ends.items()
+    ]
+    await enrolments.enrol(database, wanted, lookback=rows.LOOKBACK)
+    await tenants.set_state(database, rows.tenant_id(4), "removed")
+    [found] = await credentials.endings(database)
+    assert (found.owner, found.app_id, found.first, found.soon) == (
+        "tenants",
+        "app 2",
+        "Contoso 2 (1111…)",
+        2,
+    )
+    assert found.expires_at == rows.NOON + timedelta(days=9)
