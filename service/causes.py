@@ -57,6 +57,11 @@ CAUSES: Final[Mapping[str, Cause]] = {
         "no federated credential of the app fits the token",
         "Compare issuer, subject and audience with the app registration, letter by letter; a new record takes some minutes",
     ),
+    "public_client_off": Cause(
+        "operator",
+        "the app does not allow users to sign in without a secret",
+        "Switch on Allow public client flows in the app registration, under Authentication",
+    ),
     "clock_skew": Cause(
         "operator",
         "the assertion is outside its time",
@@ -70,6 +75,11 @@ CAUSES: Final[Mapping[str, Cause]] = {
     # the customer's side
     "app_not_in_tenant": Cause("customer", "our app is not in the tenant", _INVITE),
     "consent_missing": Cause("customer", "consent was not given, or was taken back", _INVITE),
+    "scope_missing": Cause(
+        "customer",
+        "the sign-in does not hold the permission that the source needs",
+        "Add the delegated permission to the app registration, have it consented to, then: alertwell login {tenant}",
+    ),
     "consent_declined": Cause("customer", "an administrator declined the consent", _INVITE),
     "role_missing": Cause(
         "customer",

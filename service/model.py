@@ -51,6 +51,7 @@ class Credential:
     kind: CredentialKind
     sealed: bytes
     version: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,20 +80,25 @@ def _has(what: str, wanted: tuple[str, ...], granted: object) -> None:
         return
     names = [one for one in held if isinstance(one, str) and _NAME.fullmatch(one)]
     shown = " ".join(names[:_MOST_NAMES]) + (" …" if len(names) > _MOST_NAMES else "")
-    raise errors.Attention(
-        f"the token is fine but lacks the {what} {' or '.join(wanted)} (has: {shown or 'none'}); "
-        "an admin of the customer has to consent again",
-        code=f"{what}_missing",
-    )
+    lacks = f"the token is fine but lacks the {what} {' or '.join(wanted)} (has: {shown or 'none'})"
+    if what == "scope":
+        raise errors.Attention(
+            f"{lacks}; the app registration has to list it, and the customer to consent to it",
+            code="scope_missing",
+        )
+    raise errors.Attention(f"{lacks}; an admin of the customer has to consent again", code="role_missing")
 
 
-def lacks(token: str, roles: Collection[str]) -> bool:
-    """Whether a readable token of an app holds none of these roles: one service's token may do for one source alone."""
+def lacks(token: str, roles: Collection[str], scopes: Collection[str] = ()) -> bool:
+    """Whether a readable token holds none of these roles (of an app), or none of these scopes (of a signed-in user): one
+    service's token may do for one source alone.
+    """
     claims = _claims(token)
-    if claims is None or "scp" in claims or not roles:
+    if claims is None:
         return False
-    granted = claims.get("roles")
-    return not isinstance(granted, list) or not any(role in granted for role in roles)
+    wanted, granted = (scopes, claims["scp"]) if "scp" in claims else (roles, claims.get("roles"))
+    held = granted.split() if isinstance(granted, str) else granted
+    return bool(wanted) and (not isinstance(held, list) or not any(each in held for each in wanted))
 
 
 def _claims(token: str) -> dict[str, Any] | None:
