@@ -68,7 +68,6 @@ class Identity:
     app_id: str
     kind: model.CredentialKind
     version: int
-    sealed: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +82,7 @@ class Horizon:
 
 def own_identity(tenant: model.Tenant, credential: model.Credential) -> Identity:
     """The identity of a tenant's own credential."""
-    return Identity(
-        str(tenant.tenant_id), credential.app_id, credential.kind, credential.version, credential.sealed
-    )
+    return Identity(str(tenant.tenant_id), credential.app_id, credential.kind, credential.version)
 
 
 def unsealed(

@@ -12,7 +12,7 @@ import typer
 from service import errors, model
 from service.auth import sealing
 from service.cli import actors, importing
-from service.store import enrolments, pool, reports
+from service.store import credentials, enrolments, pool, reports
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -46,32 +46,33 @@ async def enrol(
     parameters = await reports.parameters(opened, tenant_ids)
     own = [wish for wish in wishes if wish.own is not None]
     sealer = _sealer(loaded) if own else None
-    kept = await enrolments.sealed_secrets(opened, [wish.tenant.tenant_id for wish in own])
+    stored = await credentials.listed(opened, [wish.tenant.tenant_id for wish in own])
+    kept = {each.tenant_id: each.credential for each in stored if not each.source}
     wanted = []
     for wish in wishes:
         tenant_id = wish.tenant.tenant_id
-        app_id, sealed = None, None
+        new = None
         if (
             wish.own is not None
             and sealer is not None
             and not _is_kept(sealer, wish.own, kept.get(tenant_id))
         ):
-            app_id, sealed = wish.own[0], sealer.seal(wish.own[1])
+            new = credentials.Own(wish.own[0], "client_secret", sealer.seal(wish.own[1]))
         sources = {
             source: wish.parameters.get(source, parameters.get((tenant_id, source), {}))
             for source in wish.sources
         }
-        wanted.append(enrolments.Enrolment(wish.tenant, sources, app_id, sealed))
+        wanted.append(enrolments.Enrolment(wish.tenant, sources, new))
     act = enrolments.rehearse if dry_run else enrolments.enrol
     return await act(opened, wanted, lookback=loaded.initial_lookback, actor=actors.person(), revive=revive)
 
 
-def _is_kept(sealer: sealing.Sealer, own: tuple[str, str], kept: tuple[str, bytes] | None) -> bool:
+def _is_kept(sealer: sealing.Sealer, own: tuple[str, str], kept: model.Credential | None) -> bool:
     """Whether this very secret of this very app is stored already: sealed again it would look like another one."""
-    if kept is None or kept[0] != own[0]:
+    if kept is None or (kept.app_id, kept.kind) != (own[0], "client_secret"):
         return False
     try:
-        return sealer.unseal(kept[1]) == own[1]
+        return sealer.unseal(kept.sealed) == own[1]
     except errors.BadSetting:
         return False  # sealed with a key that is gone: sealed anew it can be opened again
 

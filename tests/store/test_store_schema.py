@@ -416,7 +416,9 @@ def test_the_migrations_are_plain_sql_without_schema_gaps():
     assert scripts[-1].name.startswith(f"{schema.REVISION:04}_")
     for script in scripts:
         created = re.findall(
-            r"^CREATE (?:TABLE|VIEW|SEQUENCE|FUNCTION|TYPE) (\S+)", script.read_text("utf-8"), re.MULTILINE
+            r"^CREATE (?:OR REPLACE )?(?:TABLE|VIEW|SEQUENCE|FUNCTION|TYPE) (\S+)",
+            script.read_text("utf-8"),
+            re.MULTILINE,
         )
         assert created
         assert all(name.startswith(("alertwell.", "soc.")) for name in created)
