@@ -73,7 +73,7 @@ class Tokens:
         `deadline` is the seconds of one request for a token, `places` how many run at once, `queue_time` the seconds to wait for
         a place. `observe(service, outcome, seconds)` is called after each flight, with "ok" or a failure's kind; `on_restored()`
         when a credential that was refused is accepted again; `on_rotated(access, sealed)` when a user's sign-in got another
-        refresh token, for whoever stores it; `now` is taught Entra's time. Raises errors.BadSetting for a file that cannot be used.
+        refresh token, for whoever keeps it; `now` is taught Entra's time. Raises errors.BadSetting where a file cannot be used.
         """
         self._endpoints = endpoints
         self._session = session
