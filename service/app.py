@@ -183,7 +183,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         clock.every(_TICK, owner.look, name="roster")
         clock.every(_TICK, proofs.round, name="proofs")
         clock.every(_FLUSH_EVERY, polls.flush, name="progress")
-        clock.every(_FLUSH_EVERY, renewed.flush, name="sign-ins")
+        clock.every(_TICK, renewed.flush, name="sign-ins")
         clock.every(_GAUGES_EVERY, gauges, name="gauges")
         clock.every(_RETENTION_EVERY, partial(retention.prune, control, keep), name="retention")
 

@@ -60,9 +60,9 @@ def check(
         )
     if now is not None:
         _alive(claims.get("exp"), now)
-    _has("role", tuple(roles), claims.get("roles"))
+    _has("role", sorted(roles), claims.get("roles"))
     scp = claims.get("scp")
-    _has("scope", tuple(scopes), scp.split() if isinstance(scp, str) else None)
+    _has("scope", sorted(scopes), scp.split() if isinstance(scp, str) else None)
 
 
 def _alive(exp: object, now: clock.Clock) -> None:
@@ -74,7 +74,7 @@ def _alive(exp: object, now: clock.Clock) -> None:
         )
 
 
-def _has(what: str, wanted: tuple[str, ...], granted: object) -> None:
+def _has(what: str, wanted: list[str], granted: object) -> None:
     held = granted if isinstance(granted, list) else []
     if not wanted or any(one in held for one in wanted):
         return

@@ -270,7 +270,7 @@ async def test_a_user_who_may_not_read(hall: Hall):
 
 async def test_an_api_that_fails_for_now_costs_no_sign_in(hall: Hall):
     """What passes by itself is no reason to sign in again."""
-    hall.simulator.plan("graph", str(CONTOSO), "error-503", None)
+    hall.simulator.plan("graph", str(CONTOSO), "503", None)
     done = await hall.login("graph_alerts")
     assert (done.proof.ok, done.kept) == (False, True)
     assert list(await hall.stored()) == ["graph_alerts"]
