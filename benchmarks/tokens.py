@@ -32,7 +32,7 @@ from aiohttp import web
 from service import clouds, errors, model
 from service.auth import modes, tokens
 from service.simulator import certificates
-from service.transport import client
+from service.transport import session as sessions
 from tests.simulator import keys
 
 LATENCY = 0.1
@@ -114,7 +114,7 @@ async def measure(authority: str, ca_file: Path, scale: float, app: modes.Shared
         model.Access(model.Tenant(UUID(int=number), f"Tenant {number}", region="eu"))
         for number in range(1, int(10_000 * scale) + 1)
     ]
-    async with client.open_session(ca_file, connections=ASKING) as session:
+    async with sessions.open_session(ca_file, connections=ASKING) as session:
 
         def provider() -> tokens.Tokens:
             return tokens.Tokens(

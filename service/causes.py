@@ -52,6 +52,16 @@ CAUSES: Final[Mapping[str, Cause]] = {
         "the certificate is not one of the app's",
         "Upload the certificate to the app registration, or use the one that is there",
     ),
+    "certificate_expired": Cause(
+        "operator",
+        "the app's certificate has expired",
+        "Register a new one with the app and put it into CLIENT_CERTIFICATE_FILE",
+    ),
+    "managed_identity_unavailable": Cause(
+        "operator",
+        "the managed identity gives no token",
+        "Assign the identity to this machine, or set another credential",
+    ),
     "federated_record_missing": Cause(
         "operator",
         "no federated credential of the app fits the token",
@@ -75,16 +85,16 @@ CAUSES: Final[Mapping[str, Cause]] = {
     # the customer's side
     "app_not_in_tenant": Cause("customer", "our app is not in the tenant", _INVITE),
     "consent_missing": Cause("customer", "consent was not given, or was taken back", _INVITE),
-    "scope_missing": Cause(
-        "customer",
-        "the sign-in does not hold the permission that the source needs",
-        "Add the delegated permission to the app registration, have it consented to, then: alertwell login {tenant}",
-    ),
     "consent_declined": Cause("customer", "an administrator declined the consent", _INVITE),
     "role_missing": Cause(
         "customer",
         "consent does not hold the role that the source needs",
         "An administrator must consent again; the same link works: alertwell tenants invite {tenant}",
+    ),
+    "scope_missing": Cause(
+        "customer",
+        "the sign-in does not hold the permission that the source needs",
+        "An administrator must consent to it, then the user signs in again: alertwell login {tenant}",
     ),
     "unauthorized": Cause(
         "customer",

@@ -28,19 +28,21 @@ async def open_line(
     config: settings.Settings,
     measured: Metrics,
     *,
+    shared: modes.SharedApp | None = None,
     on_restored: Callable[[], None] | None = None,
     on_rotated: Callable[[model.Access, bytes], None] | None = None,
 ) -> AsyncIterator[Line]:
     """Open it as the settings say; a command that asks Microsoft something uses the same one as a replica.
 
-    `on_rotated` is for whoever keeps sign-ins: see `auth.tokens.Tokens`.
+    `shared` takes the place of the settings' app: for a rehearsal. `on_rotated` is for whoever keeps sign-ins: see
+    `auth.tokens.Tokens`.
     """
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(
             sessions.open_session(config.ca_file, connections=config.max_concurrent_polls)
         )
         hosts = parts.endpoints(config)
-        shared = parts.shared_app(config)
+        shared = shared or parts.shared_app(config)
         proxy = parts.proxy(config)
         provider = tokens.Tokens(
             hosts,

@@ -77,7 +77,7 @@ def shared_app(config: settings.Settings) -> modes.SharedApp | None:
     secret = config.client_secret.get_secret_value() if config.client_secret else None
     password = config.client_certificate_password
     _fit(config)
-    source = _token_source(config)
+    source = token_source(config)
     if config.client_id is None and source is None:
         return None
     app = modes.SharedApp(
@@ -128,7 +128,8 @@ def _fit(config: settings.Settings) -> None:
         )
 
 
-def _token_source(config: settings.Settings) -> federated.Source | None:
+def token_source(config: settings.Settings) -> federated.Source | None:
+    """Where federated tokens come from, where the settings name that. Raises errors.BadSetting."""
     if config.federated_token_file is not None:
         return federated.TokenFile(config.federated_token_file)
     if config.managed_identity is not None:

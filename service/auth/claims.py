@@ -60,9 +60,11 @@ def check(
         )
     if now is not None:
         _alive(claims.get("exp"), now)
-    _has("role", sorted(roles), claims.get("roles"))
+    if (lacking := _lacking(sorted(roles), claims.get("roles"))) is not None:
+        raise errors.Attention(f"the token is fine but lacks the role {lacking}", code="role_missing")
     scp = claims.get("scp")
-    _has("scope", sorted(scopes), scp.split() if isinstance(scp, str) else None)
+    if (lacking := _lacking(sorted(scopes), scp.split() if isinstance(scp, str) else None)) is not None:
+        raise errors.Attention(f"the token is fine but lacks the scope {lacking}", code="scope_missing")
 
 
 def _alive(exp: object, now: clock.Clock) -> None:
@@ -74,19 +76,14 @@ def _alive(exp: object, now: clock.Clock) -> None:
         )
 
 
-def _has(what: str, wanted: list[str], granted: object) -> None:
+def _lacking(wanted: list[str], granted: object) -> str | None:
+    """What is missing and what is there, for people; None where one of `wanted` is there, or none is wanted."""
     held = granted if isinstance(granted, list) else []
     if not wanted or any(one in held for one in wanted):
-        return
+        return None
     names = [one for one in held if isinstance(one, str) and _NAME.fullmatch(one)]
     shown = " ".join(names[:_MOST_NAMES]) + (" …" if len(names) > _MOST_NAMES else "")
-    lacks = f"the token is fine but lacks the {what} {' or '.join(wanted)} (has: {shown or 'none'})"
-    if what == "scope":
-        raise errors.Attention(
-            f"{lacks}; the app registration has to list it, and the customer to consent to it",
-            code="scope_missing",
-        )
-    raise errors.Attention(f"{lacks}; an admin of the customer has to consent again", code="role_missing")
+    return f"{' or '.join(wanted)} (has: {shown or 'none'})"
 
 
 def lacks(token: str, roles: Collection[str], scopes: Collection[str] = ()) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from service.cli import adding, database, epilog, output
+from service.cli import database, epilog, options, output
 
 if TYPE_CHECKING:
     from service.auth import sign_in
@@ -69,8 +69,8 @@ def login(
     log.configure("error", loaded.log_format)
     wish = signing.Wish(
         who,
-        adding.of("--source", lambda: enrolling.sources(source, terms)) if source else (),
-        adding.of("--client-id", lambda: enrolling.app_id(client_id)) if client_id is not None else None,
+        options.of("--source", lambda: enrolling.sources(source, terms)) if source else (),
+        options.of("--client-id", lambda: enrolling.app_id(client_id)) if client_id is not None else None,
         browser,
     )
     voice = _Voice(aside=as_json)

@@ -8,7 +8,19 @@ import typer
 from typer.core import TyperGroup
 
 from service import errors
-from service.cli import doctor, epilog, login, output, running, sql, status, tenants, tracing, trying
+from service.cli import (
+    doctor,
+    epilog,
+    login,
+    output,
+    resealing,
+    running,
+    sql,
+    status,
+    tenants,
+    tracing,
+    trying,
+)
 
 ORDER: Final = (
     "demo",
@@ -21,6 +33,7 @@ ORDER: Final = (
     "trace",
     "sql",
     "seal-key",
+    "reseal",
     "healthcheck",
     "simulate",
     "version",
@@ -106,6 +119,7 @@ app.command(epilog=tracing.EPILOG)(tracing.trace)
 app.command(epilog=sql.EPILOG)(sql.sql)
 app.command(epilog=running.HEALTHCHECK_EPILOG)(running.healthcheck)
 app.command("seal-key", epilog=running.SEAL_KEY_EPILOG)(running.seal_key)
+app.command(epilog=resealing.EPILOG)(resealing.reseal)
 app.command(epilog=trying.SIMULATE_EPILOG)(trying.simulate)
 app.command()(version)
 

@@ -5,8 +5,12 @@ where the service breaks over all of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Final
+
+import structlog
 
 from service import errors, model
 from service.ingest import memory, plan, reading
@@ -19,8 +23,18 @@ _PASSES: Final = 4
 """Over these pages, until two bring the same."""
 _ENDLESS: Final = "a full answer whose window cannot be narrowed"
 _BROKEN: Final = 500
-_RELIEF: Final = timedelta(minutes=15)
-"""For so long a stream is read with a source's relief before it is asked for everything again."""
+RELIEF: Final = timedelta(minutes=15)
+"""For so long live windows are read with a source's relief before they are asked for everything again."""
+_LACKING: Final[Mapping[model.WindowKind, str]] = MappingProxyType(
+    {
+        "live": "the service breaks over the alerts of incidents (500): these are stored without them, and nothing is proven;"
+        " read the alerts by the source graph_alerts, or set the parameter expand=false to have the incidents alone proven",
+        "gap": "read without its alerts: the service fails with them (500)",
+    }
+)
+"""What an answer lacks that was asked for with relief: like any part of an answer it is stored, and proves nothing."""
+
+_log = structlog.get_logger(__name__)
 
 
 class Asking:
@@ -48,9 +62,20 @@ class Asking:
         return self._desk.sources[self._tally.stream.source]
 
     @property
+    def relievable(self) -> bool:
+        """Whether less of each record can be asked for than the stream wants."""
+        return {**self._own, **self.source.relief} != self._own
+
+    @property
     def most(self) -> int | None:
         """What bounds an answer; what comes in the order of its update times is read on from where it was cut."""
-        return None if self._tally.stream.parameters.get("ordered") else self.source.most
+        return None if self._own.get("ordered") else self.source.most
+
+    @property
+    def _own(self) -> Mapping[str, Any]:
+        """The stream's parameters, without an order that the service was shown not to keep."""
+        own = self._tally.stream.parameters
+        return {**own, "ordered": False} if own.get("ordered") and self._memory.ordered is False else own
 
     async def pages(self, window: model.Window, first: reading.Reading) -> str | None:
         """Read a full answer's window page by page; None where it is proven, else why it is not.
@@ -83,6 +108,33 @@ class Asking:
 
     async def read(self, window: model.Window, further: model.Request | None = None) -> reading.Reading:
         """Read and store one answer. Raises errors.PollFailure, also where it answers what was not asked for."""
+        got = await self._stored(window, further)
+        unshown = self._memory.ordered is None and self._own.get("ordered") and further is None
+        return await self._shown(window, got) if unshown and got.full and not got.partial else got
+
+    async def _shown(self, window: model.Window, got: reading.Reading) -> reading.Reading:
+        """A full answer, gone on from where it ends if the service is shown to keep to the order that it was asked for.
+
+        A service may as well cut by another order and sort what is left: then records are missing all over the answer. So what it
+        reaches is asked for again as a window of its own, which proves itself and has to bring nothing else. What was
+        updated meanwhile has left it.
+        """
+        cut = plan.prefix(window, got.times, spare=plan.NARROWEST)
+        if cut is None:
+            return got
+        whole, rest = cut
+        again = await self._stored(whole)
+        if again.partial:
+            return got  # says nothing; the next full answer may
+        others = {record for record in again.records if record[1] < whole.until} - got.records
+        self._memory.ordered = not (again.full or others)
+        if self._memory.ordered:
+            return replace(got, stream=again.stream, rest=rest)
+        _log.warning("order_not_kept", others=len(others), full=again.full)
+        self._desk.metrics.source(self._tally.stream.source).warned(1)
+        return got
+
+    async def _stored(self, window: model.Window, further: model.Request | None = None) -> reading.Reading:
         tally = self._tally
         got = await self._ask(window, further)
         tally.stream = got.stream
@@ -92,8 +144,12 @@ class Asking:
         tally.undated = tally.undated or not got.dated
         if window.kind == "live":
             tally.partial = tally.partial or got.partial
-        if window.kind == "gap" and not got.full and further is None:
-            self._memory.width = plan.next_width(window.span, got.items, got.size, self.most)
+        if window.kind == "gap" and further is None and (got.rest or not got.full):
+            read = window.span - got.rest.span if got.rest else window.span
+            width = plan.next_width(read, got.items, got.size, self.most)
+            # what is read on from ends in a short part: four times that would be too narrow for the next window
+            last_part = got.rest is None and tally.stream.parameters.get("ordered")
+            self._memory.width = max(width, self._memory.width) if last_part else width
         if got.foreign:
             raise errors.Refused(
                 "the source answers another window than asked for; stored, and nothing is proven by it"
@@ -103,36 +159,75 @@ class Asking:
         return got
 
     async def _ask(self, window: model.Window, further: model.Request | None) -> reading.Reading:
-        """One answer; where the service breaks over what is asked for, with the source's relief."""
-        stream, memory = self._tally.stream, self._memory
-        own = stream.parameters
-        lighter = {**own, **self.source.relief}
+        """One answer; with the source's relief where the service breaks over what is asked for, and twice so.
+
+        A live window is relieved at once and as a whole, for its records should be held soon, and so are those of the next
+        minutes. A gap can wait: it is halved down to the records that break the service, and these alone are read so.
+        """
+        own, memory = self._own, self._memory
         now = self._desk.clock.now()
-        relieved = lighter != own and memory.relieved_until is not None and now < memory.relieved_until
+        live = window.kind == "live"
+        relieved = live and memory.relieved_until is not None and now < memory.relieved_until
+        if not (self.relievable and (live or plan.split(window) is None)):
+            return await self._whole(window, further, own)
+        if not relieved:
+            try:
+                return await self._twice(window, further, own)
+            except errors.Transient as failure:
+                if failure.status != _BROKEN:
+                    raise
+                if further is not None:
+                    # all pages of a window have to be asked for alike
+                    memory.relieved_until = now + RELIEF if live else memory.relieved_until
+                    raise
+        got = await self._one(window, further, {**own, **self.source.relief}, _LACKING[window.kind])
+        if live and not relieved:
+            memory.relieved_until = now + RELIEF
+        return got
+
+    async def _twice(
+        self, window: model.Window, further: model.Request | None, own: Mapping[str, Any]
+    ) -> reading.Reading:
+        """All that the stream wants, once more after a 500: a single one is more often the service's than the window's."""
         try:
-            got = await self._one(window, further, lighter if relieved else own)
+            return await self._whole(window, further, own)
         except errors.Transient as failure:
-            if failure.status != _BROKEN or relieved or lighter == own:
+            if failure.status != _BROKEN:
                 raise
-            if further is not None:
-                memory.relieved_until = now + _RELIEF  # all pages of a window have to be asked for alike
-                raise
-            got = await self._one(window, None, lighter)
-            memory.relieved_until = now + _RELIEF
-            relieved = True
-        self._tally.relieved = self._tally.relieved or relieved
+        return await self._whole(window, further, own)
+
+    async def _whole(
+        self, window: model.Window, further: model.Request | None, own: Mapping[str, Any]
+    ) -> reading.Reading:
+        got = await self._one(window, further, own)
+        if further is None:
+            self._memory.relieved_until = None
         return got
 
     async def _one(
-        self, window: model.Window, further: model.Request | None, parameters: Mapping[str, Any]
+        self,
+        window: model.Window,
+        further: model.Request | None,
+        parameters: Mapping[str, Any],
+        lacking: str | None = None,
     ) -> reading.Reading:
-        return await reading.read(
-            self._desk,
-            self._lease,
-            self._access,
-            self._tally.stream,
-            self._record,
-            window,
-            parameters=parameters,
-            further=further,
-        )
+        try:
+            return await reading.read(
+                self._desk,
+                self._lease,
+                self._access,
+                self._tally.stream,
+                self._record,
+                window,
+                parameters=parameters,
+                further=further,
+                lacking=lacking,
+                in_order=self._memory.ordered is True and parameters.get("ordered") is True,
+            )
+        except errors.Gone as failure:
+            if further is None or failure.status is None:
+                raise
+            # a link of the service's own runs out like that: it says nothing of the API
+            raise errors.Refused(
+                f"the way on from a full answer leads nowhere ({failure.status})", status=failure.status
+            ) from failure

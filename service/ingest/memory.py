@@ -17,6 +17,8 @@ class Memory:
     width: timedelta = plan.FIRST_WIDTH
     gap_failures: int = 0
     relieved_until: datetime | None = None
+    ordered: bool | None = None
+    """Whether the service was shown to keep to the order that is asked for; None until it was put to the test."""
     fallen_back: bool = False
     poison: list[tuple[Intervals, datetime]] = field(default_factory=list)
 
@@ -33,7 +35,7 @@ class Memory:
 class Tally:
     """What a poll has done so far; moves on with each window, so that it is true whenever the poll ends.
 
-    `partial` says why a part of the live window is not all there is.
+    `partial` says why a part of the live window is not all there is, `notice` what else should be seen of a poll that went well.
     """
 
     stream: model.Stream
@@ -42,6 +44,6 @@ class Tally:
     stored: bool = False
     live_date: datetime | None = None
     undated: bool = False
-    relieved: bool = False
     partial: str | None = None
+    notice: str | None = None
     gap_error: str | None = None

@@ -35,7 +35,7 @@ def pause(interval: timedelta, dice: random.Random) -> float:
 
 
 def stored(*, gaps_left: bool, partial: bool = False) -> model.StreamState:
-    """What a stream shows whose live window is stored; `partial` where the API itself says that something is missing in it."""
+    """What a stream shows whose live window is stored; `partial` where something is known to be missing in it."""
     return "degraded" if partial else "catching_up" if gaps_left else "ok"
 
 

@@ -20,12 +20,16 @@ NARROWEST: Final = timedelta(milliseconds=1)
 FIRST_WIDTH: Final = timedelta(hours=6)
 WIDEST: Final = timedelta(days=4)
 TARGET_ITEMS: Final = 4_000
-TARGET_BYTES: Final = 8 * 1024 * 1024
+"""Where an API has no largest page: small enough for one transaction of about a second."""
+TARGET_BYTES: Final = 20 * 1024 * 1024
+"""Under MAX_BODY_BYTES by so much that few answers are too large. Alerts of Defender for Endpoint weigh 4 KB, 10,000 a page."""
 TARGET_SHARE: Final = 0.7
 """Of what one answer can hold: fuller ones are too often cut, emptier ones too many."""
 MOST_RANGES: Final = 200
 _DAY: Final = timedelta(days=1)
 _OUTSIDE: Final = timedelta(seconds=1)
+_STRAYS: Final = 3
+"""So many records of an answer may have been updated while it was made, whatever their share of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +82,12 @@ def gap_window(open_gaps: Intervals, width: timedelta) -> model.Window | None:
 
 
 def next_width(span: timedelta, items: int, size: int, most: int | None = None) -> timedelta:
-    """How wide the next gap window may be, from what one of `span` brought: aims at TARGET_ITEMS and TARGET_BYTES, and at
-    TARGET_SHARE of the `most` records that an answer can hold.
+    """How wide the next gap window may be, from what one of `span` brought: aims at TARGET_BYTES, and at TARGET_SHARE of the
+    `most` records that an answer can hold, or TARGET_ITEMS where that is not known.
     """
     if not items:
         return min(span * 4, WIDEST)
-    target = TARGET_ITEMS if most is None else min(TARGET_ITEMS, most * TARGET_SHARE)
+    target = TARGET_ITEMS if most is None else most * TARGET_SHARE
     factor = min(target / items, TARGET_BYTES / max(size, 1), 4.0)
     return max(min(span * factor, WIDEST), NARROWEST)
 
@@ -128,13 +132,17 @@ def newest(window: model.Window, width: timedelta) -> tuple[model.Window, model.
     )
 
 
-def prefix(window: model.Window, times: Sequence[datetime]) -> tuple[model.Window, model.Window] | None:
+def prefix(
+    window: model.Window, times: Sequence[datetime], *, spare: timedelta = timedelta()
+) -> tuple[model.Window, model.Window] | None:
     """(whole, rest) of a window whose cut answer is in the order of its update times, oldest first: all but the last
     millisecond that it reaches is whole. None where the order is another one, or nothing is whole.
+
+    With `spare` the whole part ends so much earlier: asked for again, with a millisecond around it, it is not full as well.
     """
     if not times or any(later < earlier for earlier, later in pairwise(times)):
         return None
-    border = timestamps.floor_ms(times[-1])
+    border = timestamps.floor_ms(times[-1]) - spare
     if not window.since < border < window.until:
         return None
     return (
@@ -158,9 +166,15 @@ def credible(date: datetime | None, ours: datetime) -> bool:
     return date is not None and abs(date - ours) <= _DAY
 
 
-def outside(window: model.Window, times: Sequence[datetime]) -> bool:
-    """Whether an answer holds records of another window than asked for (by more than a second)."""
-    return any(moment < window.since - _OUTSIDE or moment >= window.until + _OUTSIDE for moment in times)
+def outside(window: model.Window, times: Sequence[datetime], *, mutable: bool = False) -> bool:
+    """Whether an answer holds records of another window than asked for (by more than a second).
+
+    A record that changes may be updated after the index named it and before the answer was written: it is newer than the
+    window then, will be found at its new time, and is no reason for distrust. Most of an answer is, and what is older.
+    """
+    older = any(moment < window.since - _OUTSIDE for moment in times)
+    newer = sum(moment >= window.until + _OUTSIDE for moment in times)
+    return older or (newer > max(_STRAYS, len(times) / 2) if mutable else newer > 0)
 
 
 def watermark(stream: model.Stream, window: model.Window, times: Sequence[datetime]) -> datetime | None:
@@ -195,6 +209,14 @@ def fallback_from(stream: model.Stream, rules: Rules) -> datetime | None:
     if proven is not None:
         start = max(start, proven - overlap_of(stream, rules))
     return timestamps.floor_ms(start)
+
+
+def news_from(stream: model.Stream) -> datetime:
+    """From where on what another source brings is news, when a stream is retired: the end of what this one proved. What
+    happened before the stream was enrolled itself is history in any case.
+    """
+    proven = stream.coverage.upper
+    return stream.enrolled_at if proven is None else max(proven, stream.enrolled_at)
 
 
 def excess(coverage: Intervals) -> Intervals:

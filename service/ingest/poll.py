@@ -28,6 +28,9 @@ _DEAD: Final = 16
 _DEEPEST: Final = 40
 """So many answers in a row that are too large: LIVE_SPAN of years is one millisecond after fewer halvings."""
 _PIECES: Final = 128
+"""Windows read of one window at most, and no more than the source's quota allows in its shortest time."""
+_UNFINISHED: Final = "the answers stay full, or fail, however narrow the window: {} of them did not finish it"
+_SPENT: Final = "POLL_BUDGET was spent before any of the live window was proven: the answers are slow or full"
 _NARROW: Final = timedelta(seconds=1)
 """A gap up to so wide that fails is set aside at once: it should not hold up older ones."""
 _POISON_RETRY: Final = timedelta(hours=1)
@@ -83,9 +86,11 @@ class Poll:
             if window is None:
                 return
             steady = self._memory.gap_failures >= _STEADY_FAILURES
+            # what was narrowed down before is read with relief at once, part by part
+            isolate = steady or (window.span <= _NARROW and self._asking.relievable)
             try:
-                await self._read_all([window], isolate=steady, may_go_on=may_go_on)
-                if self.open_gaps() == before and not self.spent:
+                await self._read_all([window], isolate=isolate, may_go_on=may_go_on)
+                if self.open_gaps() == before and not self.spent and may_go_on():
                     raise errors.Refused("the answers prove nothing: their Date header is missing or wrong")
                 self._memory.gap_failures = 0
             except errors.Throttled:
@@ -114,19 +119,33 @@ class Poll:
         """Read windows (oldest first) and the parts they have to be split into, newest first.
 
         A failure that is the window's own is halved down to where it lies; one that all its parts share is the API's, and raised.
+        What ends before it is done says so in `tally`, and is refused where there were answers enough and they proved nothing.
         """
+        proven = self.tally.stream.coverage
+        pieces = min([_PIECES, *(calls for calls, _ in self._asking.source.quota)])
+        live = any(part.kind == "live" for part in parts)
         healthy = False
         in_a_row = 0
         width: timedelta | None = None  # known once an answer was full
-        for _ in range(_PIECES):
-            if not parts or (healthy and (self.spent or not may_go_on())):
-                return  # what is left of a live window is a gap from now on
+        for _ in range(pieces):
+            if not parts:
+                return
+            if healthy and (self.spent or not may_go_on()):
+                # what is left of a live window is a gap from now on, if any of it is proven
+                if live and self.tally.stream.coverage == proven:
+                    self.tally.partial = self.tally.partial or _SPENT
+                return
             part = parts.pop()
             if width is not None and width < part.span and (cut := plan.newest(part, width)):
                 older, part = cut
                 parts.append(older)
             try:
                 got = await self._asking.read(part)
+                healthy = True
+                in_a_row = 0
+                halves = plan.split(part, got.times, mutable=self._asking.source.mutable)
+                paged = got.full and not got.rest and not halves
+                unproven = await self._asking.pages(part, got) if paged else None
             except (errors.Throttled, errors.Attention, errors.Gone):
                 raise
             except errors.TooLarge as failure:
@@ -158,25 +177,33 @@ class Poll:
                 else:
                     await self._set_aside(part, failure)
             else:
-                healthy = True
-                in_a_row = 0
                 if got.rest:
                     parts.append(got.rest)
-                elif got.full and (
-                    pieces := plan.split(part, got.times, mutable=self._asking.source.mutable)
-                ):
-                    parts = [*parts, *pieces]
+                elif got.full and halves:
+                    parts = [*parts, *halves]
                     if self._asking.most is not None:
-                        width = self._memory.width = pieces[1].span
+                        width = self._memory.width = halves[1].span
                 elif got.full:
-                    if why := await self._asking.pages(part, got):
-                        await self._set_aside(part, errors.Refused(why))
+                    if unproven:
+                        await self._set_aside(part, errors.Refused(unproven))
                 else:
                     if got.partial and part.kind == "gap":
                         # as good as it gets now: what came is stored, and older gaps should not wait for the rest
                         await self._set_aside(part, errors.Refused(got.partial))
                     if width is not None:
                         width = plan.next_width(part.span, got.items, got.size, self._asking.most)
+
+        if parts:
+            self._unfinished(
+                _UNFINISHED.format(pieces), live=live, fruitless=self.tally.stream.coverage == proven
+            )
+
+    def _unfinished(self, why: str, *, live: bool, fruitless: bool) -> None:
+        """A window took more answers than one poll should ask for: the rest of it is a gap, where any of it is proven."""
+        if fruitless and not (self.tally.partial or self.tally.undated):
+            raise errors.Refused(why)
+        if live:
+            self.tally.notice = why
 
     async def _set_aside(self, window: model.Window, failure: errors.PollFailure) -> None:
         self._memory.poison.append((Intervals.window(window), self._desk.clock.now() + _POISON_RETRY))

@@ -86,8 +86,9 @@ class Reading:
 
     `full` asks for the window to be split, or read on from `rest` where the API keeps to the order that it was asked for;
     `times` are the update times seen, for choosing where, and `next` goes on from here where it cannot be split. `items` are
-    top-level records; `digest` is the same for the same records, in any order, and adds up over pages. `warnings` as in
-    model.Page. `partial` says why the API itself calls the answer a part: stored, and it proves nothing.
+    top-level records, `records` their keys and versions; `digest` is the same for the same of them, in any order, and adds up
+    over pages. `warnings` as in model.Page. `partial` says why the answer is a part only, by the API's own word or by what it
+    was asked for: stored, and it proves nothing.
     """
 
     stream: model.Stream
@@ -102,6 +103,7 @@ class Reading:
     foreign: bool
     times: tuple[datetime, ...]
     next: model.Request | None
+    records: frozenset[tuple[str, datetime]]
     digest: int
     warnings: tuple[str, ...]
     partial: str | None
@@ -117,11 +119,15 @@ async def read(
     *,
     parameters: Mapping[str, Any] | None = None,
     further: model.Request | None = None,
+    lacking: str | None = None,
+    in_order: bool = False,
 ) -> Reading:
     """Read one window and store what is new. Raises errors.PollFailure, LeaseLost, DatabaseUnavailable.
 
     `parameters` stand for the stream's own. `further` is the request for a further page of a window that cannot be
-    narrowed: stored like any other, and what it proves is for the caller to say (`proven`), who sees all pages.
+    narrowed: stored like any other, and what it proves is for the caller to say (`proven`), who sees all pages. `lacking` says
+    what an answer to these parameters lacks of what the stream wants: it is a part, like one that the API calls so.
+    `in_order` says that the service was shown to keep to the order of update times: a cut answer then proves what it reaches.
     """
     source = desk.sources[stream.source]
     asked_for = further or source.request(window, stream.parameters if parameters is None else parameters)
@@ -130,17 +136,16 @@ async def read(
         if desk.clock.ours() - asked < _PROMPT:  # a slow body says nothing about clocks
             desk.clock.learn(answer.date)
         page = source.read(answer.body, window, stream.tenant_id, asked=asked_for, base_url=answer.base_url)
-        date, size, partial = answer.date, len(answer.body), answer.partial
+        date, size, partial = answer.date, len(answer.body), answer.partial or lacking
         del (
             answer
         )  # records hold what they need of the body: storing them takes long enough to do without the rest
         for warning in page.warnings:
             _log.warning("answer_warning", warning=warning)
         times = page.times
-        foreign = plan.outside(window, times)
+        foreign = plan.outside(window, times, mutable=source.mutable)
         dated = plan.credible(date, desk.clock.ours())
-        in_order = page.full and not partial and stream.parameters.get("ordered")
-        parts = plan.prefix(window, times) if in_order else None
+        parts = plan.prefix(window, times) if in_order and page.full and not partial else None
         whole, rest = parts or (None if page.full else window, None)
         proof = Intervals()
         moved = stream.watermark
@@ -183,6 +188,7 @@ async def read(
                 nested=page.nested,
             )
             unfolded, stored = stream.unfolded | proof, False
+    keys = _keys(page)
     measured = desk.metrics.source(stream.source)
     measured.counts(counts)
     measured.rejected(counts.rejected)
@@ -200,7 +206,8 @@ async def read(
         foreign=foreign,
         times=times,
         next=page.next,
-        digest=_digest(page),
+        records=frozenset(keys),
+        digest=page.items + sum(map(hash, keys)),
         warnings=page.warnings,
         partial=partial,
     )
@@ -230,10 +237,7 @@ def _proof(desk: Desk, stream: model.Stream, window: model.Window, date: datetim
     return plan.proof(window, date, desk.clock.ours(), overlap) & stream.wanted
 
 
-def _digest(page: model.Page) -> int:
-    """A number of the top-level records in their versions: their order does not count, a record that is there twice does."""
+def _keys(page: model.Page) -> list[tuple[str, datetime]]:
     if page.incidents or page.nested:
-        keys = [(incident.incident_id, incident.last_update) for incident in page.incidents]
-    else:
-        keys = [(alert.full_id, alert.last_processed_at) for alert in page.alerts]
-    return page.items + sum(hash(key) for key in keys)
+        return [(incident.incident_id, incident.last_update) for incident in page.incidents]
+    return [(alert.full_id, alert.last_processed_at) for alert in page.alerts]

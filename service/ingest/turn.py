@@ -14,6 +14,7 @@ from service import causes, errors
 from service.ingest import pacing, plan, poll, reading
 from service.ingest.owned import Owned
 from service.ingest.slots import Slots
+from service.sources import contract
 from service.store import fallbacks, storing, streams
 
 _DATABASE_PAUSE = 5.0
@@ -21,7 +22,7 @@ _GAP_BACKOFF_MOST = 15 * 60.0
 _UNDATED = (
     "the answers' Date header is missing or more than a day off: alerts are stored, nothing can be proven"
 )
-_RELIEVED = "the service breaks over all that is asked for (500): incidents are read, their alerts are for graph_alerts to bring"
+_UNORDERED = "ordered=true has no effect: the service does not keep to the order of update times, so full answers are split"
 _log = structlog.get_logger(__name__)
 
 
@@ -127,7 +128,8 @@ class Turn:
             return  # gaps alone say nothing about the live window
         tally = self._poll.tally
         state = pacing.stored(gaps_left=bool(self._poll.open_gaps()), partial=tally.partial is not None)
-        reason = tally.partial or (_UNDATED if tally.undated else _RELIEVED if tally.relieved else None)
+        unordered = _UNORDERED if owned.memory.ordered is False else None
+        reason = tally.partial or (_UNDATED if tally.undated else tally.notice or unordered)
         if (stream.state, stream.state_reason, stream.failures) == (state, reason, 0):
             return
         owned.flushed_at = 0.0  # what brought the change should be seen with it, not a minute later
@@ -165,6 +167,10 @@ class Turn:
             _log.warning("stream_failing", state=verdict.state, cause=cause, reason=reason)
         # what nobody answered says neither that the source is gone nor that it is there
         unknown = isinstance(failure, errors.Transient) and not isinstance(failure, errors.BadBody)
+        fallback = self._stand_in() if verdict.state == "retired" else None
+        unread = await self._unread(fallback) if fallback else None
+        if unread is not None:  # instead of the usual advice, which has been taken
+            reason = f"{failure}; {unread}"
         gone_since = await streams.record_failure(
             self._desk.database,
             owned.lease,
@@ -185,28 +191,49 @@ class Turn:
             failures=verdict.failures,
             gone_since=gone_since,
         )
-        if verdict.state == "retired":
-            await self._fall_back()
+        if fallback is not None and not owned.memory.fallen_back:
+            if unread is None:
+                await self._fall_back(fallback)
+            else:
+                _log.warning("fallback_passed_over", fallback=fallback.name, reason=unread)
+            owned.memory.fallen_back = True
 
-    async def _fall_back(self) -> None:
-        """Enrol what stands in for a source that is gone for good, where a setting names it; once."""
-        owned, fallback = self._owned, self._desk.fallback
+    def _stand_in(self) -> contract.Source | None:
+        """What stands in for this source once it is gone for good, where a setting names it."""
+        fallback = self._desk.fallback
+        return None if fallback is None or fallback.name == self._owned.stream.source else fallback
+
+    async def _unread(self, fallback: contract.Source) -> str | None:
+        """Why nothing stands in for this stream: another source would read the whole tenant where a person wanted a part."""
+        stream = self._owned.stream
+        narrowed = sorted(self._desk.sources[stream.source].narrowing & stream.parameters.keys())
+        if not narrowed or await fallbacks.polled(self._desk.database, self._owned.lease, fallback.name):
+            return None
+        return (
+            f"{fallback.name} does not stand in by itself: this stream is narrowed by {', '.join(narrowed)}, "
+            f"{fallback.name} reads the whole tenant. If that is wanted, enrol the tenant with --source {fallback.name}"
+        )
+
+    async def _fall_back(self, fallback: contract.Source) -> None:
+        """Enrol what stands in for a source that is gone for good."""
+        owned = self._owned
         since = plan.fallback_from(owned.stream, self._desk.rules)
-        if (
-            fallback is None
-            or since is None
-            or owned.memory.fallen_back
-            or owned.stream.source == fallback.name
-        ):
+        if since is None:
             return
-        self.enrolled = await fallbacks.enrol(
+        standing = await fallbacks.enrol(
             self._desk.database,
             owned.lease,
             fallback.name,
             parameters=fallback.check_parameters({}),
             since=since,
+            news_from=plan.news_from(owned.stream),
         )
-        owned.memory.fallen_back = True
+        self.enrolled = standing.owned
+        if standing.owned is None:
+            _log.warning("fallback_passed_over", fallback=fallback.name, reason="its stream is disabled")
+        elif (start := standing.unwanted.lower) is not None:
+            reason = f"it has a stream of its own, which does not want all from {start.isoformat()} on"
+            _log.warning("fallback_passed_over", fallback=fallback.name, reason=reason)
 
     def _later(self, seconds: float) -> None:
         self._owned.gap_due = time.monotonic() + seconds

@@ -65,8 +65,13 @@ class Source(Protocol):
     def relief(self) -> Mapping[str, Any]:
         """Parameters that take the place of a stream's own where the service answers 500 to these; empty where none help.
 
-        They may bring less of each record, never fewer records.
+        They may bring less of each record, never fewer records. What they bring is stored and proves nothing.
         """
+        ...
+
+    @property
+    def narrowing(self) -> frozenset[str]:
+        """Parameters with which a stream brings a part of the tenant's records only."""
         ...
 
     def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:

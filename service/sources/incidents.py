@@ -195,9 +195,15 @@ def _whole(incident: model.Incident, record: _Record, ids: list[str] | None) -> 
 
 
 def _housed(alert: model.Alert, incident: model.Incident) -> model.Alert:
-    """The alert with its incident: the one that it names, else the one that it is in, or that this was merged into."""
+    """The alert with its incident: the one that it names, else the one that it is in, or that this was merged into.
+
+    One that names none is another alert, byte for byte, in another incident: so that it moves, its hash covers where it is.
+    """
     named = alert.incident_id
-    if named is not None and named != incident.incident_id:
-        return alert
     living = incident.redirect_incident_id or incident.incident_id
-    return alert if named == living else msgspec.structs.replace(alert, incident_id=living)
+    if named is None:
+        digest = f"{alert.content_hash}\0{incident.incident_id}".encode()
+        return msgspec.structs.replace(alert, incident_id=living, content_hash=records.content_hash(digest))
+    if named != incident.incident_id or named == living:
+        return alert
+    return msgspec.structs.replace(alert, incident_id=living)

@@ -67,6 +67,7 @@ class Api:
     relief: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     reach: timedelta | None = None
     mutable: bool = True
+    narrowing: frozenset[str] = frozenset()
 
     def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The switches that differ from their defaults. Raises errors.BadInput for any other name, and for any other value."""

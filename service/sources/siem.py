@@ -124,6 +124,7 @@ class Siem:
     incidents: Final = False
     most: Final = None  # no page names a cap
     relief: Final[Mapping[str, Any]] = MappingProxyType({})
+    narrowing: Final = frozenset({"machinegroups", *_SINGLE_TAGS})
 
     def check_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Device groups and tags that narrow the tenant's detections; see sources.contract.Source."""

@@ -25,6 +25,13 @@ _SHOWN: Final = """CASE WHEN jsonb_typeof({value}) IN ('object', 'array') AND oc
                      THEN 'null' ELSE {value} END"""
 
 
+def misdated(held: str) -> str:
+    """Whether a held update time lies so far ahead of the database's clock that it is a mistake of its source: whatever comes
+    after it corrects it, and is not older.
+    """
+    return f"({held} > now() + '1 day'::interval)"
+
+
 def between(was: str, now: str, *without: str, **named: str) -> str:
     """The expression for what differs between two row values: `without` are more columns that are no content, and `named`
     gives a column under the name that readers know it by.

@@ -1,12 +1,8 @@
-"""Incidents: what is held already, what is new, what is newer, and where the alerts of a merged one belong.
-
-When Microsoft merges incidents, the one that ends names the one that stays (`redirect_incident_id`). That edge is kept, and
-alerts always stand at the end of it: those that are held move when the edge is stored, those that come later when they are.
-"""
+"""Incidents: what is held already, what is new, what is newer. Where the alerts of a merged one belong is in `redirects`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -62,7 +58,7 @@ WITH batch AS MATERIALIZED (
                             AND (b.was).alert_ids IS NOT NULL
                     THEN (b.was).alert_ids ELSE i.alert_ids END AS alert_ids
     ) a
-    WHERE i.last_update >= (b.was).last_update
+    WHERE i.last_update >= (b.was).last_update OR {changes.misdated("(b.was).last_update")}
 ), stored AS (
     UPDATE alertwell.incident h
     SET ({_COLUMNS}) = ({", ".join("t." + name for name in _FIELDS)}),
@@ -95,29 +91,6 @@ SELECT (SELECT count(*) FROM changes) AS changed,
              WHERE NOT EXISTS (SELECT FROM before b WHERE b.incident_id = i.incident_id)) AS missing
 """  # noqa: S608 - made of constants
 
-_MOVE: Final = """
-WITH batch AS MATERIALIZED (
-    SELECT nextval('alertwell.change_batch') AS number
-), edge AS MATERIALIZED (
-    SELECT * FROM unnest($2::text[], $3::text[]) AS e (old, new)
-), moved AS (
-    UPDATE alertwell.alert a SET incident_id = e.new, revision = a.revision + 1, updated_at = now()
-    FROM edge e WHERE a.tenant_id = $1 AND a.incident_id = e.old
-    RETURNING a.source, a.full_id, a.revision, a.arrival, e.old, e.new
-), changes AS (
-    INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id, changed)
-    SELECT $1, batch.number, row_number() OVER (ORDER BY m.source, m.full_id), m.revision, 'merged', m.arrival, m.source,
-           m.full_id, jsonb_build_object('incident_id', jsonb_build_array(m.old, m.new))
-    FROM batch, moved m
-    RETURNING 1
-), noted AS (
-    INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
-    SELECT $1, batch.number, counted.changes FROM batch, (SELECT count(*) AS changes FROM changes) counted
-    WHERE counted.changes > 0
-)
-SELECT count(*) FROM changes
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
@@ -144,16 +117,16 @@ async def sort(
         return NONE
     async with database.connection() as connection:
         rows = await connection.fetch(
-            """
-            SELECT k.n::int AS n, i.last_update, i.content_hash
+            f"""
+            SELECT k.n::int AS n, i.last_update, i.content_hash, {changes.misdated("i.last_update")} AS misdated
             FROM unnest($3::text[]) WITH ORDINALITY AS k (incident_id, n)
             JOIN alertwell.incident i ON i.tenant_id = $1 AND i.source = $2 AND i.incident_id = k.incident_id
-            """,
+            """,  # noqa: S608 - made of constants
             tenant_id,
             source,
             [one.incident_id if pool.is_text(one.incident_id) else None for one in incidents],
         )
-    held: dict[int, tuple[datetime, int]] = {row[0] - 1: (row[1], row[2]) for row in rows}
+    held: dict[int, tuple[datetime, int, bool]] = {row[0] - 1: (row[1], row[2], row[3]) for row in rows}
     new: list[model.Incident] = []
     newer: list[model.Incident] = []
     unchanged = stale = 0
@@ -162,7 +135,7 @@ async def sort(
             new.append(incident)
         elif incident.content_hash == known[1]:
             unchanged += 1
-        elif incident.last_update < known[0]:
+        elif incident.last_update < known[0] and not known[2]:
             stale += 1
         else:
             newer.append(incident)
@@ -204,50 +177,3 @@ async def update(
 
 def _records(incidents: Sequence[model.Incident]) -> list[tuple[Any, ...]]:
     return [msgspec.structs.astuple(incident) for incident in incidents]
-
-
-async def survivors(
-    connection: pool.Connection, tenant_id: UUID, incident_ids: Sequence[str]
-) -> dict[str, str]:
-    """Where the alerts of these incidents belong, for those that were merged into others."""
-    wanted = [each for each in dict.fromkeys(incident_ids) if pool.is_text(each)]
-    if not wanted:
-        return {}
-    rows = await connection.fetch(
-        """
-        WITH RECURSIVE edge AS (
-            SELECT i.incident_id, i.redirect_incident_id, i.last_update FROM alertwell.incident i
-            WHERE i.tenant_id = $1 AND i.incident_id = ANY ($2::text[]) AND i.redirect_incident_id IS NOT NULL
-            UNION
-            SELECT i.incident_id, i.redirect_incident_id, i.last_update
-            FROM edge e JOIN alertwell.incident i ON i.tenant_id = $1 AND i.incident_id = e.redirect_incident_id
-            WHERE i.redirect_incident_id IS NOT NULL
-        )
-        SELECT incident_id, redirect_incident_id FROM edge ORDER BY last_update, redirect_incident_id
-        """,
-        tenant_id,
-        wanted,
-    )
-    edges = {row[0]: row[1] for row in rows}  # where two sources differ, the one that changed last
-    return {each: end for each in wanted if (end := survivor(edges, each)) != each}
-
-
-def survivor(edges: Mapping[str, str], incident_id: str) -> str:
-    """The end of a chain of redirects; an incident that is redirected in a circle stays where it is."""
-    seen = {incident_id}
-    at = incident_id
-    while (following := edges.get(at)) is not None:
-        if following in seen:
-            return incident_id
-        seen.add(following)
-        at = following
-    return at
-
-
-async def follow(connection: pool.Connection, tenant_id: UUID, incidents: Sequence[model.Incident]) -> int:
-    """Move held alerts, whatever source they came from, to where stored redirects lead; each leaves a `merged` change."""
-    redirected = [one.incident_id for one in incidents if one.redirect_incident_id is not None]
-    ends = await survivors(connection, tenant_id, redirected)
-    if not ends:
-        return 0
-    return int(await connection.fetchval(_MOVE, tenant_id, list(ends), list(ends.values())))

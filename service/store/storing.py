@@ -19,7 +19,7 @@ from service import model
 from service.intervals import Intervals
 from service.store import alerts as alert_rows
 from service.store import incidents as incident_rows
-from service.store import leases, pool, ranges, rejects, slices
+from service.store import leases, pool, ranges, redirects, rejects, slices
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,8 @@ async def _store_incidents(
     careful: bool,
 ) -> _Written:
     held = harvest.incidents
+    touched = [one.incident_id for one in (*held.new, *held.newer)]
+    before = await redirects.around(connection, tenant_id, touched)
 
     async def insert(part: Sequence[model.Incident]) -> int:
         arrivals = [harvest.arrival(one.last_update) for one in part]
@@ -159,7 +161,7 @@ async def _store_incidents(
         await slices.write(connection, insert, held.new, refused.incidents, careful=careful),
         await slices.write(connection, update, held.newer, refused.incidents, careful=careful),
     )
-    await incident_rows.follow(connection, tenant_id, [*held.new, *held.newer])
+    await redirects.follow(connection, tenant_id, touched, before)
     return written
 
 
@@ -173,7 +175,7 @@ async def _store_alerts(
 ) -> _Written:
     found = harvest.sorted
     named = [one.incident_id for one in (*found.new, *found.newer) if one.incident_id is not None]
-    ends = await incident_rows.survivors(connection, tenant_id, named) if named else {}
+    ends = await redirects.survivors(connection, tenant_id, named) if named else {}
 
     def moved(alert: model.Alert) -> model.Alert:
         end = ends.get(alert.incident_id or "")

@@ -234,7 +234,7 @@ def test_what_the_token_has(content: dict[str, Any], has: str) -> None:
         claims.check(
             token(tid=str(TENANT), **content), tenant_id=TENANT, audience=GRAPH, roles=["Alert.Read.All"]
         )
-    assert f"lacks the role Alert.Read.All (has: {has});" in str(refused.value)
+    assert f"lacks the role Alert.Read.All (has: {has})" in str(refused.value)
 
 
 def test_scopes() -> None:

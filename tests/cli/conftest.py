@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg
 import pytest
+import structlog
 from typer.testing import CliRunner, Result
 
 from service.auth import sealing
@@ -23,7 +24,7 @@ class Alertwell(Protocol):
 
 
 @pytest.fixture
-def alertwell(database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Alertwell:
+def alertwell(database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Alertwell]:
     """Commands in a folder and on a database of their own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALERTWELL_DATABASE_URL", database_url)
@@ -34,7 +35,8 @@ def alertwell(database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         assert result.exception is None or isinstance(result.exception, SystemExit)
         return result
 
-    return run
+    yield run
+    structlog.reset_defaults()  # a command sets its own log level, for its process
 
 
 @pytest.fixture

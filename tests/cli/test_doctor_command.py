@@ -14,7 +14,7 @@ from typer.testing import Result
 
 from service import model
 from service.simulator import server, world
-from service.store import pool, tenants
+from service.store import enrolments, pool
 from tests.cli.conftest import Alertwell
 
 CONTOSO = "11111111-1111-1111-1111-111111111111"
@@ -28,8 +28,8 @@ async def shown(
     made = world.World()
     made.add_tenant(CONTOSO, "Contoso")
     async with pool.open_database(database_url, size=2) as database:
-        enrolment = tenants.Enrolment(model.Tenant(UUID(CONTOSO), "Contoso", region="eu"), {"siem": {}})
-        await tenants.enrol(database, [enrolment], lookback=timedelta(hours=1))
+        enrolment = enrolments.Enrolment(model.Tenant(UUID(CONTOSO), "Contoso", region="eu"), {"siem": {}})
+        await enrolments.enrol(database, [enrolment], lookback=timedelta(hours=1))
     async with server.Simulator(made, directory=tmp_path / "ca") as running:
         for name, value in {
             "CLIENT_ID": made.app.app_id,

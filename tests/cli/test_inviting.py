@@ -25,6 +25,7 @@ def provider(keys, monkeypatch):
     """The settings of somebody who can be reached, and has sealing keys."""
     assert keys
     monkeypatch.setenv("ALERTWELL_CLIENT_ID", APP)
+    monkeypatch.setenv("ALERTWELL_CLIENT_SECRET", "sup3r~s3cret.value")
     monkeypatch.setenv("ALERTWELL_PUBLIC_URL", "https://alerts.example.com")
 
 

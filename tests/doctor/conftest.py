@@ -14,7 +14,7 @@ import pytest
 from service import model, settings
 from service.doctor import examination, finding
 from service.simulator import server, world
-from service.store import pool, tenants
+from service.store import enrolments, pool
 
 CONTOSO = "11111111-1111-1111-1111-111111111111"
 FABRIKAM = "22222222-2222-2222-2222-222222222222"
@@ -49,10 +49,10 @@ async def enrol(database_url: str) -> Enrol:
     async def run(*named: tuple[str, str], source: str = "siem") -> None:
         async with pool.open_database(database_url, size=2) as database:
             wanted = [
-                tenants.Enrolment(model.Tenant(UUID(tenant_id), name, region="eu"), {source: {}})
+                enrolments.Enrolment(model.Tenant(UUID(tenant_id), name, region="eu"), {source: {}})
                 for tenant_id, name in named
             ]
-            await tenants.enrol(database, wanted, lookback=timedelta(hours=1))
+            await enrolments.enrol(database, wanted, lookback=timedelta(hours=1))
 
     return run
 

@@ -12,7 +12,7 @@ import asyncpg
 import trustme
 
 from service.doctor import finding, premises
-from service.simulator import chaos, ticks, world
+from service.simulator import chaos, credentials, ticks
 from service.store import checkup
 from tests import proxy as standins
 from tests.doctor.conftest import CONTOSO, FABRIKAM, Enrol, Ward
@@ -57,7 +57,7 @@ async def test_a_wrong_secret(ward: Ward):
 
 async def test_an_expired_secret_and_who_waits(ward: Ward, pool: asyncpg.Pool):
     """Since when how many tenants wait comes from the database."""
-    expired = world.Secret(ward.shown.app.secret, expires_at=ticks.now() - ticks.SECOND)
+    expired = credentials.Secret(ward.shown.app.secret, expires_at=ticks.now() - ticks.SECOND)
     ward.shown.register(dataclasses.replace(ward.shown.app, secrets=(expired,)))
     await pool.execute(
         "UPDATE alertwell.stream SET state = 'needs_attention', cause = 'secret_expired', state_since = '2026-01-02 03:12Z'"

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import dataclasses
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 
-from service.simulator import server, ticks, world
+from service.simulator import graph, mde, server, ticks, world, xdr
 from service.store import pool as doors
 from tests.ingest import stages
+
+Staged = Callable[..., AbstractAsyncContextManager[stages.Bench]]
+# The clock stands still, so quotas by the minute would never open again.
+_FREE: dict[str, Any] = {"per_minute": None, "per_hour": None}
 
 
 @pytest.fixture
@@ -57,3 +64,34 @@ async def bench(
         stages.bench(shown, running, database, books, clock) as made,
     ):
         yield made
+
+
+@pytest.fixture
+def staged(clock: ticks.HandClock, database: doors.Database, books: stages.Books, tmp_path: Path) -> Staged:
+    """Makes a bench for a world; `choices` are of the simulator's APIs."""
+
+    @asynccontextmanager
+    async def opened(
+        shown: world.World | None = None, *, security: graph.Choices | None = None, **options: Any
+    ) -> AsyncIterator[stages.Bench]:
+        shown = shown or world.World(5, clock)
+        if stages.CONTOSO not in shown.tenants:
+            shown.add_tenant(stages.CONTOSO, "Contoso")
+        security = security or graph.Choices()
+        async with (
+            server.Simulator(
+                shown,
+                directory=tmp_path / "ca",
+                mde=dataclasses.replace(mde.DOCUMENTED, **_FREE),
+                xdr=dataclasses.replace(xdr.DOCUMENTED, **_FREE),
+                graph=dataclasses.replace(
+                    security,
+                    alerts=dataclasses.replace(security.alerts, **_FREE),
+                    incidents=dataclasses.replace(security.incidents, **_FREE),
+                ),
+            ) as simulator,
+            stages.bench(shown, simulator, database, books, clock, **options) as bench,
+        ):
+            yield bench
+
+    return opened

@@ -425,3 +425,12 @@ async def bench(
         made = Bench(shown, simulator, database, books, desk, clock)
         made.learn()
         yield made
+
+
+async def taken(bench: Bench, mine: owned.Owned, turns: int = 20) -> None:
+    """Turns until the stream has no gap left that is worth reading."""
+    for _ in range(turns):
+        await bench.turn(mine)
+        if mine.stream.state == "ok":
+            return
+    raise AssertionError(mine.stream)

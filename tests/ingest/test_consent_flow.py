@@ -25,7 +25,7 @@ from service.metrics import Metrics
 from service.simulator import directory, filing, ticks
 from service.sources import registry
 from service.store import accesses, enrolments, invitations, leases, tenants
-from service.transport import client
+from service.transport import session as sessions
 from tests.ingest import processes, stages
 from tests.ingest.waiting import until
 
@@ -116,7 +116,7 @@ async def reception(stage: stages.Stage) -> AsyncIterator[Reception]:
         tenant.withdraw()
     shown.admin = directory.Admin(stages.CONTOSO)
     consent = {"public_url": PUBLIC, "public_port": 0, "sealing_keys_file": str(keys)}
-    async with client.open_session(stage.simulator.ca_file) as browser:
+    async with sessions.open_session(stage.simulator.ca_file) as browser:
         yield Reception(stage, browser, consent)
 
 

@@ -214,6 +214,19 @@ def test_the_next_width_is_bounded(span, items, size):
         assert width <= max(span, MS)
 
 
+@pytest.mark.parametrize(
+    ("most", "weight", "aimed_at"),
+    [(None, 100, plan.TARGET_ITEMS), (10_000, 100, 7_000), (10_000, 4_096, 5_120), (100, 4_096, 70)],
+)
+def test_the_next_width_aims_at_what_an_answer_holds(most, weight, aimed_at):
+    """By the records of a page where the API has one, and by bytes where these are many: else a backlog of Defender for
+    Endpoint takes five times the requests of paging.
+    """
+    span = timedelta(hours=1)
+    width = plan.next_width(span, aimed_at // 2, aimed_at // 2 * weight, most)
+    assert abs(width / span - 2) < 0.01
+
+
 @given(windows, st.lists(moments, max_size=30))
 def test_parts_tile_their_window(window, times):
     """Two parts, both not empty, on whole milliseconds, that meet; only a millisecond cannot be split."""
@@ -274,6 +287,24 @@ def test_outside_begins_a_second_beyond_the_window(seconds, is_outside):
 
 
 @pytest.mark.parametrize(
+    ("seconds", "is_outside"),
+    [
+        ([30, 500], False),
+        ([500, 500, 500], False),
+        ([30] * 10 + [500] * 10, False),
+        ([30] * 9 + [500] * 10, True),
+        ([500] * 4, True),
+        ([30] * 10 + [-5], True),
+    ],
+)
+def test_records_that_change_may_be_newer_than_their_window(seconds, is_outside):
+    """A few were updated meanwhile; most of an answer were not, and what is older never was."""
+    times = [at(second) for second in seconds]
+    assert plan.outside(model.Window(at(0), at(60)), times, mutable=True) is is_outside
+    assert plan.outside(model.Window(at(0), at(60)), times)
+
+
+@pytest.mark.parametrize(
     ("kind", "seconds", "expected"),
     [
         ("live", 10, "live"),
@@ -294,6 +325,14 @@ def test_what_is_older_than_wanted_is_no_news():
     """An alert past retention comes along with an incident of today: history, however long ago the tenant was enrolled."""
     shown = stream(wanted=Intervals.of((at(-100), None)), enrolled_at=at(-9000))
     assert [plan.arrival(shown, "live", at(seconds)) for seconds in (-101, -99)] == ["initial", "live"]
+
+
+@pytest.mark.parametrize(("proven", "expected"), [(None, 0), (-60, 0), (60, 60)])
+def test_news_begin_where_the_retired_stream_ended(proven, expected):
+    """What another source brings is news from the end of what was proven on, and never from before the enrolment."""
+    coverage = Intervals() if proven is None else Intervals.of((at(-100), at(proven)))
+    shown = stream(coverage=coverage, enrolled_at=at(0))
+    assert plan.news_from(shown) == at(expected)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3600)), max_size=40), st.integers(0, 3600))

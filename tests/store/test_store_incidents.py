@@ -6,10 +6,11 @@ import asyncpg
 import pytest
 
 from service import model
-from service.store import feed, incidents, pool
+from service.store import feed, pool, redirects
 from tests.store import rows
 
 OLDER, NEWER = rows.hour(-1), rows.hour(1)
+FUTURE = rows.NOON.replace(year=2099)
 
 
 @pytest.fixture
@@ -191,6 +192,93 @@ async def test_redirects_in_a_circle_move_nothing(owner: rows.Owner, pool: async
     assert await incidents_of(pool) == {"a": "1", "b": "2", "c": "1"}
 
 
+async def test_a_redirect_that_is_taken_back(database: pool.Database, pool: asyncpg.Pool):
+    """The alerts that the incident names, and those of an incident that was merged into it, come back from the survivor,
+    from every source, each with a change; the others stay there.
+    """
+    mde, xdr = await rows.two_sources(database, "mde_alerts")
+    await mde.store(rows.alert("a", incident_id="1"))
+    await xdr.store(
+        rows.alert("a", incident_id="1"),
+        rows.alert("b", incident_id="0"),
+        rows.alert("c", incident_id="2"),
+        incidents=[
+            rows.incident("0", alert_ids=["b"], redirect_incident_id="1"),
+            rows.incident("1", alert_ids=["a"]),
+            rows.incident("2", alert_ids=["c"]),
+        ],
+    )
+    await xdr.store(incidents=[rows.incident("1", NEWER, redirect_incident_id="2")])
+    assert await incidents_of(pool) == {"a": "2", "b": "2", "c": "2"}
+    await xdr.store(incidents=[rows.incident("1", rows.hour(2))])
+    assert await incidents_of(pool) == {"a": "1", "b": "1", "c": "2"}
+    assert (
+        await pool.fetchval("SELECT count(*) FROM soc.alerts WHERE alert_id = 'a' AND incident_id = '1'") == 2
+    )
+    back = await pool.fetch(
+        "SELECT source, full_id, kind FROM alertwell.alert_change"
+        """ WHERE changed = '{"incident_id": ["2", "1"]}' ORDER BY 1, 2"""
+    )
+    assert [tuple(row) for row in back] == [
+        ("mde_alerts", "a", "merged"),
+        ("xdr_incidents", "a", "merged"),
+        ("xdr_incidents", "b", "merged"),
+    ]
+    await xdr.store(incidents=[rows.incident("1", rows.hour(3), redirect_incident_id="9")])
+    assert await incidents_of(pool) == {"a": "9", "b": "9", "c": "2"}
+
+
+async def test_a_redirect_that_leads_elsewhere(owner: rows.Owner, pool: asyncpg.Pool):
+    """Named alerts go on from the old survivor to the new one, also where that one is merged at the same time."""
+    await owner.store(
+        rows.alert("a", incident_id="1"),
+        rows.alert("b", incident_id="2"),
+        incidents=[rows.incident("1", redirect_incident_id="2", alert_ids=["a"])],
+    )
+    assert await incidents_of(pool) == {"a": "2", "b": "2"}
+    await owner.store(
+        incidents=[
+            rows.incident("1", NEWER, redirect_incident_id="3"),
+            rows.incident("2", NEWER, redirect_incident_id="4"),
+        ]
+    )
+    assert await incidents_of(pool) == {"a": "3", "b": "4"}
+
+
+async def test_a_circle_that_becomes_a_chain(owner: rows.Owner, pool: asyncpg.Pool):
+    """Once one incident of the circle leads out of it, the alerts of all of them follow."""
+    await owner.store(*(rows.alert(f"a{n}", incident_id=str(n)) for n in (1, 2, 3)))
+    circle = [rows.incident(str(n), redirect_incident_id=str(n % 3 + 1)) for n in (1, 2, 3)]
+    await owner.store(incidents=circle)
+    assert await incidents_of(pool) == {"a1": "1", "a2": "2", "a3": "3"}
+    await owner.store(incidents=[rows.incident("3", NEWER, redirect_incident_id="9")])
+    assert await incidents_of(pool) == {"a1": "9", "a2": "9", "a3": "9"}
+
+
+async def test_the_newest_word_of_any_source_counts(database: pool.Database, pool: asyncpg.Pool):
+    """A newer record of the other source that is merged into none takes an older redirect back, an older one does not."""
+    graph, xdr = await rows.two_sources(database, "graph_incidents")
+    await xdr.store(
+        rows.alert("a", incident_id="1"),
+        incidents=[rows.incident("1", redirect_incident_id="2", alert_ids=["a"])],
+    )
+    await graph.store(incidents=[rows.incident("1", OLDER)])
+    assert await incidents_of(pool) == {"a": "2"}
+    await graph.store(incidents=[rows.incident("1", NEWER)])
+    assert await incidents_of(pool) == {"a": "1"}
+    await xdr.store(rows.alert("b", incident_id="1"))
+    assert await incidents_of(pool) == {"a": "1", "b": "1"}
+
+
+async def test_an_incident_dated_into_the_future_is_corrected(owner: rows.Owner, pool: asyncpg.Pool):
+    """A version of 2099 gives way to the next one, whose redirect counts; from then on older ones are stale again."""
+    await owner.store(rows.alert("a", incident_id="1"), incidents=[rows.incident("1", FUTURE)])
+    counts = await owner.store(incidents=[rows.incident("1", NEWER, redirect_incident_id="2")])
+    assert (counts.updated, counts.stale) == (1, 0)
+    assert await incidents_of(pool) == {"a": "2"}
+    assert (await owner.store(incidents=[rows.incident("1", OLDER)])).stale == 1
+
+
 @pytest.mark.parametrize(
     ("edges", "start", "end"),
     [
@@ -203,7 +291,7 @@ async def test_redirects_in_a_circle_move_nothing(owner: rows.Owner, pool: async
 )
 def test_survivor(edges: dict[str, str], start: str, end: str):
     """The end of a chain, or the start where the chain has no end."""
-    assert incidents.survivor(edges, start) == end
+    assert redirects.survivor(edges, start) == end
 
 
 async def test_other_tenants_alerts_stay(database: pool.Database, pool: asyncpg.Pool):

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import pytest
@@ -15,11 +16,24 @@ OLDER, NEWER = rows.hour(-1), rows.hour(1)
 KEEP = timedelta(days=30)
 
 
+WORK = ("status", "assigned_to", "classification", "determination", "resolved_at")
+
+
 async def agrees(connection: asyncpg.Connection) -> None:
-    """What is kept is what the records of alertwell.alert make."""
+    """What is kept is what the records of alertwell.alert make, and the work on an alert is told by one record, whole."""
     for one, other in (("alert_merging", "alert_merged"), ("alert_merged", "alert_merging")):
         rest = f"SELECT * FROM alertwell.{one} EXCEPT SELECT * FROM alertwell.{other}"
         assert await connection.fetch(rest) == []
+    held: dict[tuple[Any, str], list[asyncpg.Record]] = {}
+    newest_first = "SELECT * FROM alertwell.alert ORDER BY last_processed_at DESC, source, full_id"
+    for row in await connection.fetch(newest_first):
+        held.setdefault((row["tenant_id"], row["alert_id"]), []).append(row)
+    for row in await connection.fetch("SELECT * FROM alertwell.alert_merged"):
+        records = held[row["tenant_id"], row["alert_id"]]
+        knowing = [one for one in records if one["status"] not in (None, "unknown")][:1]
+        for name in WORK:
+            told = (one[name] for one in knowing or records if knowing or one[name] is not None)
+            assert row[name] == next(told, None), name
 
 
 async def test_one_alert_of_two_sources(database: pool.Database, pool: asyncpg.Pool):
@@ -68,6 +82,25 @@ async def test_unknown_words_do_not_hide_known_ones(database: pool.Database, poo
     assert [tuple(row) for row in found] == [("low", "new"), ("unknown", "unknown")]
 
 
+async def test_what_the_freshest_record_has_cleared_is_cleared(database: pool.Database, pool: asyncpg.Pool):
+    """Reopened and taken off somebody in one source: what an older record says of the work hides that no longer; a record
+    that knows no status clears nothing.
+    """
+    mde, xdr = await rows.two_sources(database, "mde_alerts", "xdr_incidents")
+    done = {"assigned_to": "kim", "classification": "falsePositive", "resolved_at": rows.hour(1)}
+    for key in "abc":
+        await xdr.store(rows.alert(key, rows.hour(1), status="resolved", **done))
+    await mde.store(
+        rows.alert("a", rows.hour(2), status="in_progress"),
+        rows.alert("b", rows.hour(2), status=None),
+        rows.alert("c", rows.hour(2), status="unknown", determination="malware"),
+    )
+    found = await pool.fetch(f"SELECT {', '.join(WORK)} FROM soc.alerts_merged ORDER BY alert_id")
+    before = ("resolved", "kim", "falsePositive", None, rows.hour(1))
+    assert [tuple(row) for row in found] == [("in_progress", None, None, None, None), before, before]
+    await agrees(pool)
+
+
 async def test_updates_are_merged(owner: rows.Owner, pool: asyncpg.Pool):
     """A newer version changes the row, an unchanged one leaves it untouched, and one of another alert id moves over."""
     await owner.store(rows.alert("a:1", record={"n": 1}), rows.alert("b:1"))
@@ -97,6 +130,11 @@ async def test_whatever_is_stored_in_whatever_order(database: pool.Database, poo
                 rows.hour(dice.randrange(20)),
                 title=dice.choice(["one", "two", None]),
                 severity_rank=dice.randrange(5),
+                status=dice.choice(["new", "resolved", "unknown", None]),
+                assigned_to=dice.choice(["kim", None]),
+                classification=dice.choice(["falsePositive", None]),
+                determination=dice.choice(["malware", None]),
+                resolved_at=dice.choice([rows.hour(1), None]),
                 record={"n": dice.random()},
             )
             for key in keys

@@ -10,9 +10,9 @@ from service.store import feed, pool, schema
 from tests import postgres
 from tests.store import rows
 
-FIRST, SECOND = (
+FIRST, SECOND, THIRD = (
     Path(schema.folder(), "versions", name).read_text("utf-8")
-    for name in ("0001_collector.sql", "0002_sources.sql")
+    for name in ("0001_collector.sql", "0002_sources.sql", "0003_incident_changes.sql")
 )
 OLD = """
     INSERT INTO alertwell.tenant (tenant_id, name) VALUES ($1, 'Contoso')
@@ -43,6 +43,18 @@ SECOND_INCIDENT = """
     FROM unnest($2::alertwell.incoming_incident[]) AS i
     ON CONFLICT (tenant_id, source, incident_id) DO UPDATE
     SET alert_ids = excluded.alert_ids, revision = held.revision + 1
+"""
+# Three alerts of two sources: reopened by a fresher record, with a verdict of one record alone, and with a word unknown.
+WORKED_ON = f"""
+    INSERT INTO alertwell.alert (tenant_id, source, full_id, last_processed_at, source_updated_text, content_hash, arrival,
+                                 alert_id, status, assigned_to, resolved_at, raw)
+    SELECT $1, w.source, w.id, '{rows.NOON}'::timestamptz + w.later, '', 0, 'live', w.id, w.status, w.kim,
+           w.done, '{{}}'
+    FROM (VALUES ('xdr_incidents', 'm', '0 h'::interval, 'resolved', 'kim', '{rows.NOON}'::timestamptz),
+                 ('mde_alerts', 'm', '1 h', 'new', NULL, NULL),
+                 ('xdr_incidents', 'n', '0 h', 'resolved', 'kim', '{rows.NOON}'),
+                 ('xdr_incidents', 'o', '0 h', 'resolved', 'kim', '{rows.NOON}'),
+                 ('mde_alerts', 'o', '1 h', 'unknown', NULL, NULL)) w (source, id, later, status, kim, done)
 """
 OBJECTS = """
     SELECT c.oid::regclass::text AS name, c.relkind::text AS kind, a.attname::text AS column,
@@ -147,6 +159,28 @@ async def test_software_of_the_second_revision_goes_on(second_revision: asyncpg.
     )
     assert [tuple(row) for row in found] == [("alert", key, key, None, None) for key in ("a:1", "b:1")]
     assert await second_revision.fetchval("SELECT revision FROM soc.incidents") == 2
+
+
+async def test_merged_rows_lose_what_was_cleared(second_revision: asyncpg.Connection, empty_url: str):
+    """Revision 3 kept a verdict and an owner that a fresher record had cleared: the upgrade takes them out of the rows of
+    several records, and leaves all others as they are.
+    """
+    await second_revision.execute(THIRD)
+    await second_revision.execute("UPDATE alertwell.alembic_version SET version_num = '0003'")
+    await second_revision.execute(WORKED_ON, rows.tenant_id(1))
+    kept = "SELECT alert_id, status, assigned_to, resolved_at FROM soc.alerts_merged ORDER BY 1"
+    before = await second_revision.fetch(kept)
+    untouched = "SELECT alert_id, xmin::text FROM alertwell.alert_merged WHERE alert_id <> 'm' ORDER BY 1"
+    versions = await second_revision.fetch(untouched)
+    await schema.migrate(empty_url)
+    assert [tuple(row) for row in before if row["alert_id"] == "m"] == [("m", "new", "kim", rows.NOON)]
+    assert [tuple(row) for row in await second_revision.fetch(kept)] == [
+        ("m", "new", None, None) if row["alert_id"] == "m" else tuple(row) for row in before
+    ]
+    assert await second_revision.fetch(untouched) == versions
+    for one, other in (("alert_merging", "alert_merged"), ("alert_merged", "alert_merging")):
+        rest = f"SELECT * FROM alertwell.{one} EXCEPT SELECT * FROM alertwell.{other}"
+        assert await second_revision.fetch(rest) == []
 
 
 @pytest.mark.parametrize("by", ["owner", "superuser"])

@@ -145,6 +145,25 @@ async def test_sort_asks_for_one_stream_only(owner: rows.Owner):
     assert await alerts.sort(database, tenant, "siem", []) == alerts.Sorted((), (), 0, 0)
 
 
+async def test_an_alert_dated_into_the_future_is_corrected(owner: rows.Owner, pool: asyncpg.Pool):
+    """A version of 2099 gives way to whatever comes next; one that is a few hours ahead stays the newest."""
+    future = rows.NOON.replace(year=2099)
+    await owner.store(rows.alert("a:1", future, title="wrong"), rows.alert("b:1", rows.hour(36)))
+    counts = await owner.store(rows.alert("a:1", title="right"), rows.alert("b:1", rows.hour(35)))
+    assert (counts.updated, counts.stale) == (1, 1)
+    row = await pool.fetchrow("SELECT title, last_processed_at FROM soc.alerts_merged WHERE alert_id = 'a'")
+    assert tuple(row) == ("right", rows.NOON)
+    assert (await owner.store(rows.alert("a:1", OLDER))).stale == 1
+
+
+async def test_an_alert_that_moves_houses_unchanged(owner: rows.Owner, pool: asyncpg.Pool):
+    """One that does not name its incident is found in another one: same bytes, another hash, and it moves with a change."""
+    await owner.store(rows.alert("a", incident_id="1"))
+    await owner.store(rows.alert("a", incident_id="2", content_hash=5))
+    assert await pool.fetchval("SELECT incident_id FROM soc.alerts") == "2"
+    assert (await changed(pool))["incident_id"] == ["1", "2"]
+
+
 @pytest.mark.parametrize("step", [timedelta(microseconds=-1), timedelta(0), timedelta(microseconds=1)])
 async def test_sort_compares_to_the_microsecond(owner: rows.Owner, step: timedelta):
     """One microsecond older is stale; equal or newer with other bytes is newer; equal bytes are unchanged at any time."""

@@ -181,7 +181,7 @@ def test_escapes_that_jsonb_refuses(escape):
     assert found.content_hash == records.content_hash(found.raw_exact + b"\0a\0b")
     assert [each.raw_exact for each in page.alerts] == [None, None]
 
-    middle = json.dumps(alert("b", title="@")).replace("@", escape)
+    middle = json.dumps(alert("b", title="@", incidentId=1)).replace("@", escape)
     inside = json.dumps(incident(alerts=[alert("a"), "#", alert("c")])).replace('"#"', middle)
     page = read_raw(f'{{"value": [{inside}]}}'.encode())
     assert only(page).raw_exact is None
@@ -225,3 +225,15 @@ def test_an_incident_with_2000_alerts():
     assert len(page.incidents[0].alert_ids) == 2000
     assert len(page.incidents[0].raw) < 200
     assert peak < 1.3 * len(body)
+
+
+def test_where_an_alert_is_counts_for_one_that_does_not_say_so():
+    """The same bytes in another incident are other content unless they name their incident themselves."""
+    silent, telling = alert(), alert(incidentId=1)
+    one, other, merged = (
+        [read(incident(number, alerts=[each], **more)).alerts[0].content_hash for each in (silent, telling)]
+        for number, more in ((1, {}), (2, {}), (1, {"redirectIncidentId": 5}))
+    )
+    assert one[0] != other[0]
+    assert one[1] == other[1]
+    assert one == merged
