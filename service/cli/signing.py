@@ -135,8 +135,9 @@ async def _signed_in(
 ) -> sign_in.SignedIn:
     endpoints = parts.endpoints(config)
     cloud = subject.tenant.cloud
-    first = registry.SOURCES[next(iter(subject.readings))]
-    audience = endpoints.audience(first.service, cloud)
+    # of all APIs the SIEM API's audience is the one that Entra may refuse in the v2 form, which is all that MSAL speaks
+    services = sorted((registry.SOURCES[name].service for name in subject.readings), key=_late)
+    audience = endpoints.audience(services[0], cloud)
     # all that the app registers, for every API at once: a user is asked once, and one refresh token serves them all
     scope = f"{audience}/.default"
     entrance = sign_in.Entrance(
@@ -158,6 +159,10 @@ async def _signed_in(
         return signed
     finally:
         await entrance.close()
+
+
+def _late(service: str) -> bool:
+    return service == "siem"
 
 
 async def _by_device(

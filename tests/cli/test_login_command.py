@@ -199,6 +199,16 @@ async def test_what_has_an_app_of_its_own_is_left_alone(hall: Hall):
         await hall.login()
 
 
+async def test_the_siem_api_of_a_tenant_that_wants_the_v1_form(hall: Hall):
+    """The sign-in is made for another API, and its refresh token goes by the v1 form."""
+    hall.shown.tenants[str(CONTOSO)].v1_only = True
+    enrolment = enrolments.Enrolment(model.Tenant(CONTOSO, "Contoso", region="eu"), {"siem": {}})
+    await enrolments.enrol(hall.database, [enrolment], lookback=timedelta(hours=1))
+    done = await hall.login()
+    assert done.kept
+    assert "siem" in {step.source for step in done.proof.steps if step.what == "window" and step.ok}
+
+
 async def test_the_app_of_before_is_used_again(hall: Hall):
     """Whoever signed in to another app than the settings' need not name it the next time."""
     other = hall.shown.register(
