@@ -22,6 +22,7 @@ import structlog
 from service import errors, line, log, parts, process, settings
 from service.auth import claims, files
 from service.ingest import (
+    horizon,
     ownership,
     plan,
     proving,
@@ -43,6 +44,7 @@ _TICK = 1.0
 _CONTROL_CONNECTIONS = 4
 _RETENTION_EVERY = 3600.0
 _GAUGES_EVERY = 15.0
+_HORIZON_EVERY = 600.0
 _FLUSH_EVERY = 10.0
 _STANDSTILL = 30.0
 _log = structlog.get_logger(__name__)
@@ -185,6 +187,8 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         clock.every(_FLUSH_EVERY, polls.flush, name="progress")
         clock.every(_TICK, renewed.flush, name="sign-ins")
         clock.every(_GAUGES_EVERY, gauges, name="gauges")
+        ends = horizon.Horizon(control, door.tokens.horizons, measured)
+        clock.every(_HORIZON_EVERY, ends.round, name="horizon")
         clock.every(_RETENTION_EVERY, partial(retention.prune, control, keep), name="retention")
 
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -70,16 +70,6 @@ class Identity:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Horizon:
-    """Until when a credential lasts; None where that is not known, or somebody else renews it."""
-
-    owner: str
-    app_id: str
-    kind: model.CredentialKind
-    expires_at: datetime | None
-
-
 def own_identity(tenant: model.Tenant, credential: model.Credential) -> Identity:
     """The identity of a tenant's own credential."""
     return Identity(str(tenant.tenant_id), credential.app_id, credential.kind, credential.version)

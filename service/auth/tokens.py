@@ -20,7 +20,7 @@ from uuid import UUID
 import aiohttp
 import structlog
 
-from service import clouds, errors, model, proxies
+from service import clouds, errors, horizons, model, proxies
 from service.auth import (
     breaker,
     claims,
@@ -130,7 +130,7 @@ class Tokens:
         """Drop all that is kept of a tenant: removed, owned by another replica, or to be tried anew at once."""
         self._tenants.pop(tenant_id, None)
 
-    def horizons(self) -> list[modes.Horizon]:
+    def horizons(self) -> list[horizons.Ending]:
         """Until when each of the shared app's credentials lasts. Tenants' own are in the database, with their end."""
         return self._shared.horizons() if self._shared else []
 

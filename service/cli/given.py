@@ -10,7 +10,7 @@ from typing import Final
 
 import typer
 
-from service import errors, model
+from service import errors, horizons, model
 from service.auth import certificates, files, sealing
 from service.store import credentials
 
@@ -57,15 +57,7 @@ class Given:
     def said(self) -> str:
         """For people: what it is, of which app, and its end."""
         end = f", ends {self.expires_at:%Y-%m-%d}" if self.expires_at else ""
-        return f"{NAMES[self.kind]} of app {self.app_id}{end}"
-
-
-NAMES: Final[dict[model.CredentialKind, str]] = {
-    "client_secret": "client secret",
-    "certificate": "certificate",
-    "federated": "federated token",
-    "delegated": "sign-in",
-}
+        return f"{horizons.NAMES[self.kind]} of app {self.app_id}{end}"
 
 
 def choose(

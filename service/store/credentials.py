@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from service import errors, model
+from service import errors, horizons, model
 from service.store import audit, leases, pool, proofs
 
 KINDS_KNOWN_FROM: Final = 6
@@ -128,6 +128,32 @@ async def listed(database: pool.Database, tenant_ids: Sequence[UUID] | None = No
             model.Credential(row["app_id"], row["kind"], row["sealed"], row["version"], row["source"]),
             row["expires_at"],
             row["updated_at"],
+        )
+        for row in rows
+    ]
+
+
+async def endings(database: pool.Database) -> list[horizons.Ending]:
+    """Of each kind, the tenants' credential that ends first, and how many end within 60 days; of those whose end is known."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            """
+            SELECT DISTINCT ON (c.kind) c.kind, c.app_id, c.expires_at, t.tenant_id, t.name,
+                   count(*) FILTER (WHERE c.expires_at <= now() + $1::interval) OVER (PARTITION BY c.kind) AS soon
+            FROM alertwell.credential c JOIN alertwell.tenant t ON t.tenant_id = c.tenant_id AND t.state <> 'removed'
+            WHERE c.expires_at IS NOT NULL
+            ORDER BY c.kind, c.expires_at, t.tenant_id
+            """,
+            horizons.FAR,
+        )
+    return [
+        horizons.Ending(
+            "tenants",
+            row["app_id"],
+            row["kind"],
+            row["expires_at"],
+            first=f"{row['name']} ({str(row['tenant_id'])[:4]}…)",
+            soon=row["soon"],
         )
         for row in rows
     ]

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -323,3 +323,32 @@ def test_given_is_not_shown():
     assert "s3cret" not in repr(one)
     with pytest.raises(errors.BadSetting, match="SEALING_KEYS_FILE"):
         one.sealed(None)
+
+
+@pytest.mark.usefixtures("keys")
+def test_status_says_what_ends(alertwell: Alertwell, tmp_path: Path):
+    """Within 60 days, of tenants' own and of the shared app's."""
+    (tmp_path / "secret").write_text("s3cret")
+    soon = f"{datetime.now(UTC) + timedelta(days=21):%Y-%m-%d}"
+    add = (
+        "tenants",
+        "add",
+        CONTOSO,
+        "Contoso",
+        "--region",
+        "eu",
+        "--client-id",
+        APP,
+        "--secret-file",
+        "secret",
+    )
+    alertwell(*add, "--expires-at", soon)
+    env = {
+        "ALERTWELL_CLIENT_ID": FABRIKAM,
+        "ALERTWELL_CLIENT_SECRET": "s",
+        "ALERTWELL_CLIENT_SECRET_EXPIRES_AT": "2020-01-01",
+    }
+    said = alertwell("status", env=env).stdout
+    assert f"ending    the client secret of app {FABRIKAM} ended on 2020-01-01" in said
+    assert f"ending    the client secret of app {APP} of Contoso (1111…) ends on {soon}" in said
+    assert len(json.loads(alertwell("status", "--json").stdout)["ending"]) == 1
