@@ -21,7 +21,18 @@ import structlog
 
 from service import errors, line, log, parts, process, settings
 from service.auth import claims, files
-from service.ingest import horizon, ownership, plan, proving, reading, retention, scheduler, sequencer, worker
+from service.ingest import (
+    horizon,
+    ownership,
+    plan,
+    proving,
+    reading,
+    renewals,
+    retention,
+    scheduler,
+    sequencer,
+    worker,
+)
 from service.metrics import Metrics
 from service.sources import registry
 from service.store import feed, pool, schema
@@ -105,7 +116,10 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         measured.database_up.set(1)
 
         restored = asyncio.Event()
-        door = await stack.enter_async_context(line.open_line(config, measured, on_restored=restored.set))
+        renewed = renewals.Renewals(control, lambda: polls.leases)
+        door = await stack.enter_async_context(
+            line.open_line(config, measured, on_restored=restored.set, on_rotated=renewed.note)
+        )
         desk = reading.Desk(
             sender=door.sender,
             database=database,
@@ -139,6 +153,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         # from here on, what was started has to end in peace
         stack.push_async_callback(_quietly, owner.resign)
         stack.push_async_callback(_quietly, partial(polls.flush, everything=True))
+        stack.push_async_callback(_quietly, renewed.flush)
         stack.push_async_callback(proofs.stop)
 
         clock = scheduler.Scheduler()
@@ -171,6 +186,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         clock.every(_TICK, owner.look, name="roster")
         clock.every(_TICK, proofs.round, name="proofs")
         clock.every(_FLUSH_EVERY, polls.flush, name="progress")
+        clock.every(_TICK, renewed.flush, name="sign-ins")
         clock.every(_GAUGES_EVERY, gauges, name="gauges")
         ends = horizon.Horizon(control, door.tokens.horizons, measured)
         clock.every(_HORIZON_EVERY, ends.round, name="horizon")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from service import clouds, errors, proxies, settings
 from service.auth import credentials, federated, managed, modes, sealing
 from service.sources import contract, registry
@@ -26,9 +28,18 @@ def roles() -> dict[str, frozenset[str]]:
 
     A token that has only another source's role is refused by the API itself, which names what it wants.
     """
+    return _by_service(lambda source: source.roles)
+
+
+def scopes() -> dict[str, frozenset[str]]:
+    """The same for the delegated permissions of a signed-in user."""
+    return _by_service(lambda source: source.scopes)
+
+
+def _by_service(needed: Callable[[contract.Source], frozenset[str]]) -> dict[str, frozenset[str]]:
     wanted: dict[str, frozenset[str]] = {}
     for source in registry.SOURCES.values():
-        wanted[source.service] = wanted.get(source.service, frozenset()) | source.roles
+        wanted[source.service] = wanted.get(source.service, frozenset()) | needed(source)
     return wanted
 
 

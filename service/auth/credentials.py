@@ -17,7 +17,7 @@ OWNER: Final = "shared"
 @dataclass(frozen=True, slots=True)
 class _Way:
     kind: model.CredentialKind
-    look: Callable[[], tuple[modes.Mode, int]] = field(repr=False)
+    look: Callable[[], tuple[modes.OfApp, int]] = field(repr=False)
 
 
 class Shared:
@@ -48,7 +48,7 @@ class Shared:
             given = modes.ClientSecret(app.secret)
             self._ways.append(_Way("client_secret", lambda: (given, 0)))
 
-    def read(self) -> list[tuple[modes.Identity, modes.Mode]]:
+    def read(self) -> list[tuple[modes.Identity, modes.OfApp]]:
         """The credentials with their identities, new ones where a file has changed since. Costs a stat a file."""
         found = []
         for way in self._ways:

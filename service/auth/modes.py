@@ -21,7 +21,16 @@ class ClientSecret:
     value: str = field(repr=False)
 
 
-Mode: TypeAlias = ClientSecret | certificates.Certificate | federated.Federated
+@dataclass(frozen=True, slots=True)
+class Delegated:
+    """A user's sign-in on a public client: the refresh token is all there is, and no secret goes with it."""
+
+    refresh_token: str = field(repr=False)
+
+
+OfApp: TypeAlias = ClientSecret | certificates.Certificate | federated.Federated
+"""Every way in which an app proves itself."""
+Mode: TypeAlias = OfApp | Delegated
 """Every way to authenticate; code that depends on the way matches on the class."""
 
 
@@ -91,7 +100,5 @@ def unsealed(
             return certificates.read(
                 sealer.unseal(credential.sealed).encode(), None, "a tenant's stored certificate"
             )
-        case _:
-            raise errors.BadSetting(
-                f"a tenant has a credential of the kind {credential.kind}, which this version cannot use"
-            )
+        case "delegated":
+            return Delegated(sealer.unseal(credential.sealed))

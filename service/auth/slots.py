@@ -72,6 +72,17 @@ class Holding:
     slots: dict[tuple[str, model.Credential | None], Slot] = field(default_factory=dict)
     breakers: dict[modes.Identity, breaker.Breaker] = field(default_factory=dict, repr=False)
     memory: wire.Memory = field(default_factory=dict, repr=False)
+    renewed: dict[model.Credential, bytes] = field(default_factory=dict, repr=False)
+
+    def sealed(self, credential: model.Credential) -> bytes:
+        """The newest that is known of a credential: a sign-in gets another refresh token with each renewal."""
+        return self.renewed.get(credential, credential.sealed)
+
+    def renew(self, credential: model.Credential, sealed: bytes) -> None:
+        """Hold what a renewal brought; the oldest beyond what streams can use goes."""
+        for old in list(self.renewed)[: max(len(self.renewed) + 1 - _MOST, 0)]:
+            del self.renewed[old]
+        self.renewed[credential] = sealed
 
     def add(self, service: str, credential: model.Credential | None, slot: Slot) -> None:
         """Hold one more slot; the oldest beyond what streams can use goes."""

@@ -8,13 +8,26 @@ import typer
 from typer.core import TyperGroup
 
 from service import errors
-from service.cli import doctor, epilog, output, resealing, running, sql, status, tenants, tracing, trying
+from service.cli import (
+    doctor,
+    epilog,
+    login,
+    output,
+    resealing,
+    running,
+    sql,
+    status,
+    tenants,
+    tracing,
+    trying,
+)
 
 ORDER: Final = (
     "demo",
     "run",
     "migrate",
     "tenants",
+    "login",
     "status",
     "doctor",
     "trace",
@@ -99,6 +112,7 @@ app.command(epilog=running.RUN_EPILOG)(running.run)
 app.command(epilog=trying.DEMO_EPILOG)(trying.demo)
 app.command(epilog=running.MIGRATE_EPILOG)(running.migrate)
 app.add_typer(tenants.app, name="tenants")
+app.command(epilog=login.EPILOG)(login.login)
 app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 app.command(epilog=tracing.EPILOG)(tracing.trace)

@@ -142,6 +142,7 @@ async def _sender(config: settings.Settings) -> AsyncIterator[tuple[tokens.Token
             proxy=proxy,
             siem_form=config.siem_token,
             roles=parts.roles(),
+            scopes=parts.scopes(),
         )
         try:
             yield (

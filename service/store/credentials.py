@@ -125,7 +125,7 @@ async def listed(database: pool.Database, tenant_ids: Sequence[UUID] | None = No
             row["tenant_id"],
             row["name"],
             row["source"],
-            model.Credential(row["app_id"], row["kind"], row["sealed"], row["version"]),
+            model.Credential(row["app_id"], row["kind"], row["sealed"], row["version"], row["source"]),
             row["expires_at"],
             row["updated_at"],
         )

@@ -269,6 +269,19 @@ def test_scopes() -> None:
         claims.check(token(roles=["Incident.Read"], scp=["Incident.Read"]), **wanted)
 
 
+def test_one_token_for_two_sources() -> None:
+    """An app's token is held against the roles, a user's against the scopes; what cannot be read lacks nothing."""
+    roles, scopes = {"Alert.Read.All"}, {"Alert.Read"}
+    assert not claims.lacks(token(roles=["Alert.Read.All"]), roles, scopes)
+    assert claims.lacks(token(roles=["Alert.Read"]), roles, scopes)
+    assert claims.lacks(token(), roles, scopes)
+    assert not claims.lacks(token(scp="openid Alert.Read"), roles, scopes)
+    assert claims.lacks(token(scp="Alert.Read.All", roles=["Alert.Read.All"]), roles, scopes)
+    assert claims.lacks(token(scp=7), roles, scopes)
+    assert not claims.lacks(token(scp="Incident.Read"), roles)
+    assert not claims.lacks("opaque", roles, scopes)
+
+
 def test_ended_on_arrival() -> None:
     """A token that has ended by Entra's own clock is not used, whatever our clock says; the skew is named."""
     ours = clock.Clock(lambda: 1_000_000.0)
