@@ -77,6 +77,8 @@ def remedy(ending: Ending) -> str:
     """What to do, as a sentence of instructions."""
     if ending.kind == "federated":
         return "See that ALERTWELL_FEDERATED_TOKEN_FILE is rotated again; in Kubernetes it is a projected volume of the pod"
+    if ending.kind == "delegated":
+        return "It is renewed while its tenant is polled: resume the tenant, or have the user sign in again: alertwell login"
     if ending.owner == "tenants":
         return "Ask the customer for a new one, and set it: alertwell tenants set-credential"
     return (

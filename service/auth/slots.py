@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from service import errors, model
-from service.auth import breaker, modes, replies, wire
+from service.auth import breaker, modes, replies, sealing, wire
 
 Form = Literal["v2", "v1"]
 Outcome: TypeAlias = replies.Grant | errors.PollFailure
@@ -78,11 +78,14 @@ class Holding:
         """The newest that is known of a credential: a sign-in gets another refresh token with each renewal."""
         return self.renewed.get(credential, credential.sealed)
 
-    def renew(self, credential: model.Credential, sealed: bytes) -> None:
-        """Hold what a renewal brought; the oldest beyond what streams can use goes."""
+    def renew(self, credential: model.Credential, refresh_token: str, sealer: sealing.Sealer) -> bytes | None:
+        """Hold what a renewal brought, sealed, None where it is no other; the oldest beyond what streams can use goes."""
+        if sealer.unseal(self.sealed(credential)) == refresh_token:
+            return None
         for old in list(self.renewed)[: max(len(self.renewed) + 1 - _MOST, 0)]:
             del self.renewed[old]
-        self.renewed[credential] = sealed
+        sealed = self.renewed[credential] = sealer.seal(refresh_token)
+        return sealed
 
     def add(self, service: str, credential: model.Credential | None, slot: Slot) -> None:
         """Hold one more slot; the oldest beyond what streams can use goes."""

@@ -211,11 +211,8 @@ class Tokens:
         holding = self._tenants.get(access.tenant.tenant_id)
         if holding is None or self._sealer is None or grant.refresh_token is None:
             return
-        if self._sealer.unseal(holding.sealed(credential)) == grant.refresh_token:
-            return
-        sealed = self._sealer.seal(grant.refresh_token)
-        holding.renew(credential, sealed)
-        if self._on_rotated:
+        sealed = holding.renew(credential, grant.refresh_token, self._sealer)
+        if sealed is not None and self._on_rotated:
             self._on_rotated(access, sealed)
 
     async def _grant(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
 import time
-import webbrowser
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -111,6 +109,8 @@ class _Voice:
         )
 
     def visit(self, subject: signing.Subject, visit: sign_in.Visit) -> None:
+        import webbrowser
+
         self._say(
             f"{subject.named}: sign in as a user who may read its alerts, in the browser that opens now, or open"
         )
@@ -121,6 +121,8 @@ class _Voice:
 
     async def waits(self, seconds: float) -> None:
         """Sleep, and say once a minute how much time is left."""
+        import asyncio
+
         await asyncio.sleep(seconds)
         left = math.ceil((self._until - time.monotonic()) / 60)
         if 0 < left < self._said:

@@ -11,9 +11,10 @@ from uuid import UUID
 import jwt
 import pytest
 
-from service import clouds, errors, model, parts
+from service import clouds, errors, model, parts, proxies
 from service.auth import sealing, sign_in, tokens
 from service.simulator import chaos, directory, server, world
+from tests import proxy as standins
 from tests.auth.conftest import CONTOSO, FABRIKAM, Make
 from tests.ingest.waiting import until
 
@@ -126,6 +127,28 @@ async def test_a_forgotten_tenant_hands_nothing_on(desk: Desk):
     made.forget(desk.access.tenant.tenant_id)
     assert claims(await asked)["upn"] == desk.user.name
     assert desk.kept == []
+
+
+async def test_through_a_proxy(desk: Desk):
+    """The sign-in and its renewals take the proxy's tunnels, as all else does."""
+    async with standins.serve() as running:
+        proxy = proxies.parse(running.url, "", ())
+        entrance = sign_in.Entrance(
+            desk.shown.app.app_id,
+            f"{desk.sim.authority_url}/{CONTOSO}",
+            ca_file=desk.sim.ca_file,
+            proxy=proxy,
+        )
+        visit = await entrance.visit(f"{directory.GRAPH_RESOURCE}/.default", "http://localhost:1")
+        assert visit.address.startswith(desk.sim.authority_url)
+        device = await entrance.device(f"{directory.GRAPH_RESOURCE}/.default")
+        signed = await entrance.by_device(device, lambda _seconds: asyncio.sleep(0))
+        await entrance.close()
+        asked = running.tunnels
+        assert asked >= 1
+        assert await desk.tokens(proxy=proxy).token(desk.access, "graph")
+    assert running.tunnels > asked
+    assert signed.user == desk.user.name
 
 
 async def test_the_v1_form(desk: Desk):
