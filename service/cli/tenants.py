@@ -122,10 +122,15 @@ def show(who: Who, as_json: AsJson = False) -> None:
     """
     from service import settings
     from service.cli import showing
-    from service.store import reports
+    from service.store import credentials, reports
 
     async def look(opened: pool.Database) -> dict[str, Any]:
-        return await reports.tenant(opened, (await one(opened, who))["tenant_id"])
+        tenant_id = (await one(opened, who))["tenant_id"]
+        own = await credentials.listed(opened, [tenant_id])
+        return {
+            **await reports.tenant(opened, tenant_id),
+            "credentials": [each.plain() for each in own],
+        }
 
     found = database.work(settings.load(), look)
     if as_json:

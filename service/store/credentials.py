@@ -41,6 +41,17 @@ class Stored:
     expires_at: datetime | None
     updated_at: datetime
 
+    def plain(self) -> dict[str, Any]:
+        """What may be shown of it; `source` is None where it is for all."""
+        own = self.credential
+        return {
+            "source": self.source or None,
+            "app_id": own.app_id,
+            "kind": own.kind,
+            "expires_at": self.expires_at,
+            "updated_at": self.updated_at,
+        }
+
 
 async def put(connection: pool.Connection, given: Mapping[tuple[UUID, str], Own]) -> None:
     """Store credentials by (tenant, source), as a part of a transaction that locks, audits and tells the owners."""

@@ -224,22 +224,7 @@ async def tenant(database: pool.Database, tenant_id: UUID) -> dict[str, Any]:
         """,
         tenant_id,
     )
-    credentials = await fetch(
-        database,
-        """
-        SELECT nullif(source, '') AS source, app_id, kind, expires_at, updated_at
-        FROM alertwell.credential WHERE tenant_id = $1 ORDER BY source
-        """,
-        tenant_id,
-    )
-    return {
-        **row,
-        "credentials": credentials,
-        "streams": streams,
-        "gaps": gaps,
-        "polls": polls,
-        "rejects": rejects,
-    }
+    return {**row, "streams": streams, "gaps": gaps, "polls": polls, "rejects": rejects}
 
 
 async def parameters(
