@@ -154,9 +154,8 @@ class Endpoints:
 
     def audience(self, service: str, cloud: str) -> str:
         """Resource URI for tokens; the scope is this and `/.default`. Raises errors.BadInput."""
-        if service == "siem":
-            return self.siem_resource.rstrip("/")
-        return _place(service, cloud).audience
+        place = _place(service, cloud)
+        return self.siem_resource.rstrip("/") if service == "siem" else place.audience
 
     def authority(self, cloud: str) -> str:
         """The URL of Entra without a slash at its end, to which `/{tenant}` is appended. Raises errors.BadInput."""

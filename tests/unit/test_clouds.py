@@ -37,13 +37,9 @@ def test_clouds_and_sources(row: list[str]) -> None:
     endpoints = clouds.Endpoints()
     assert endpoints.authority(cloud) == f"https://{entra}"
     if address == "none":
-        for refusing in (
-            endpoints,
-            clouds.Endpoints({"mde": "https://a", "xdr": "https://a", "graph": "https://a"}),
-        ):
-            if service != "siem" or refusing is endpoints:
-                with pytest.raises(errors.BadInput, match=f"the {cloud} cloud has no {service} API"):
-                    refusing.check(service, cloud, None)
+        for refusing in (endpoints, clouds.Endpoints(dict.fromkeys(clouds.SERVICES, "https://a"))):
+            with pytest.raises(errors.BadInput, match=f"the {cloud} cloud has no {service} API"):
+                refusing.check(service, cloud, None)
         return
     assert endpoints.audience(service, cloud) == f"https://{audience}"
     if address == "–":
