@@ -30,7 +30,7 @@ demo: $(READY)  ## The whole of it against a bundled simulator; nothing to confi
 	$(BIN)/alertwell demo
 
 test: $(READY)  ## All tests, against a real PostgreSQL that they bring along
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(READY)  ## Formatting, lint, types, layers
 	$(BIN)/ruff format --check .
