@@ -394,6 +394,19 @@ async def test_removing_a_tenant_stops_its_invitation(reception: Reception):
     assert await reception.enrolled() == {stages.CONTOSO: "removed"}
 
 
+@pytest.mark.parametrize("answered", [True, False])
+async def test_removing_a_tenant_stops_links_that_named_nobody(reception: Reception, answered: bool):
+    """A link to whoever consents, older than the removal, does not take the customer back either."""
+    sent = await given(reception) if answered else await reception.invite()
+    await reception.stage.enrol(stages.CONTOSO)
+    await tenants.set_state(reception.stage.database, CONTOSO, "removed")
+    assert (await reception.invitation(sent)).state == "withdrawn"
+    async with reception.proving(uuid4()) as proofs:
+        await proofs.round()
+        await proofs.settled()
+    assert await reception.enrolled() == {stages.CONTOSO: "removed"}
+
+
 BROKEN = {
     "withdrawn": (lambda tenant: tenant.withdraw(), "app_not_in_tenant", "700016"),
     "role": (
