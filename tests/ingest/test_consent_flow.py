@@ -24,7 +24,7 @@ from service.ingest import proving
 from service.metrics import Metrics
 from service.simulator import directory, filing, ticks
 from service.sources import registry
-from service.store import accesses, enrolments, invitations, leases, tenants
+from service.store import accesses, consents, enrolments, invitations, leases, tenants
 from service.transport import session as sessions
 from tests.ingest import processes, stages
 from tests.ingest.waiting import until
@@ -125,8 +125,6 @@ async def given(reception: Reception, **wanted: Any) -> guests.Sent:
     sent = await reception.invite(**wanted)
     back = await reception.accept(sent.link)
     said = parse_qs(urlsplit(back).query)
-    from service.store import consents
-
     outcome = await consents.give(
         reception.stage.database, sent.invitation.invitation_id, UUID(said["tenant"][0])
     )
@@ -279,6 +277,14 @@ async def test_a_link_works_once(reception: Reception):
         await reception.settled(sent)
         assert "arrived before" in (await reception.arrive(running, back))[1]
         assert (await reception.invitation(sent)).state == "proven"
+
+
+async def test_a_link_that_another_tenant_has_answered(reception: Reception):
+    """Whose answer comes second is not told that all is well: it was not taken."""
+    sent = await given(reception)
+    outcome = await consents.give(reception.stage.database, sent.invitation.invitation_id, FABRIKAM)
+    assert outcome == "wrong_tenant"
+    assert (await reception.invitation(sent)).said_tenant == CONTOSO
 
 
 async def test_a_tenant_that_is_enrolled_under_another_name_is_refused(reception: Reception):
