@@ -125,7 +125,8 @@ BY_NUMBER: Final[Mapping[int, Verdict]] = {
         7000112,
         70001,
     ),
-    **_same(_APP_MISSING, 700016, 700011),
+    # 7000229 comes as invalid_client, though it is one tenant that lacks the service principal
+    **_same(_APP_MISSING, 700016, 700011, 7000229),
     **_same(_ASSERTION, 700027, 50012, 700030, 50013, 500133, 50027, 700021, 700023),
     **_same(_FEDERATED, 70021, 70025, 700211, 700212, 700213, 7002138),
     **_same(_OTHER_CLOUD, 90038, 900382, 900432),
@@ -210,7 +211,7 @@ class Refusal:
     def of_credential(self) -> bool:
         """The app's own credential is refused, so every tenant that uses it is concerned.
 
-        Some refusals that only the customer can lift (650052) say `invalid_client` too: they stay that tenant's own.
+        Some refusals that only the customer can lift (650052, 7000229) say `invalid_client` too: they stay that tenant's own.
         """
         return self.error == "invalid_client" and self.verdict.who != "C"
 

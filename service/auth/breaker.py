@@ -4,13 +4,18 @@ Entra blocks what hammers it with a wrong secret. So the first refusal opens the
 refused here, without a request. Then one call goes through as the probe, the others of that moment wait for its outcome.
 The very first call goes alone too: a credential that is wrong from the start costs one request, not one a place.
 A changed secret is another credential, with a breaker of its own, which is closed.
+
+What one customer's directory says of a credential that works for others is no reason to shut those out: Entra answers some
+faults of a single tenant (650052, 7000229, and who knows which next) with `invalid_client` too. So where a refusal does not name
+the credential as what is wrong, one that has worked is given up when a second tenant is refused, or the same one again a minute
+later, with no success in between.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -19,6 +24,8 @@ from service import errors
 FIRST_PAUSE: Final = 60.0
 LONGEST_PAUSE: Final = 3600.0
 """Seconds: the pause doubles from the first to the longest with each probe that is refused."""
+_OF_WHOM: Final = frozenset({"credential_refused", "app_disabled"})
+"""Codes of refusals that may be one tenant's trouble."""
 
 
 class Breaker:
@@ -38,6 +45,8 @@ class Breaker:
         self._until = 0.0
         self._probe: asyncio.Future[None] | None = None
         self._tried = False
+        self._worked = False
+        self._doubt: tuple[Hashable, float] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -45,16 +54,20 @@ class Breaker:
         return self._refusal is not None
 
     @asynccontextmanager
-    async def guard(self) -> AsyncIterator[None]:
-        """Around one request. Raises errors.CredentialRefused, with the rest of the pause as `retry_after`, while open."""
+    async def guard(self, subject: Hashable = None) -> AsyncIterator[None]:
+        """Around one request. Raises errors.CredentialRefused, with the rest of the pause as `retry_after`, while open.
+
+        `subject` is whose request it is, where one credential serves many: the refusal of one alone does not open.
+        """
         probe = await self._admit()
         try:
             yield
         except errors.CredentialRefused as refusal:
             # What was under way when another call opened the breaker says nothing new.
-            if probe is not None or self._refusal is None:
+            if probe is not None or (self._refusal is None and not self._of_one(refusal, subject)):
                 self._open(refusal)
-            refusal.retry_after = self._left()
+            if self._refusal is not None:
+                refusal.retry_after = self._left()
             raise
         else:
             self._close()
@@ -80,6 +93,15 @@ class Breaker:
             await asyncio.wait({self._probe})
         return None
 
+    def _of_one(self, refusal: errors.CredentialRefused, subject: Hashable) -> bool:
+        """Whether a refusal may be the subject's own trouble, as far as is known yet."""
+        if subject is None or not self._worked or refusal.code not in _OF_WHOM:
+            return False
+        if self._doubt is None:
+            self._doubt = (subject, self._clock())
+        first, since = self._doubt
+        return subject == first and self._clock() < since + FIRST_PAUSE
+
     def _open(self, refusal: errors.CredentialRefused) -> None:
         first = self._refusal is None
         if not first:
@@ -91,6 +113,8 @@ class Breaker:
 
     def _close(self) -> None:
         was_open = self._refusal is not None
+        self._worked = True
+        self._doubt = None
         self._refusal = None
         self._pause = FIRST_PAUSE
         if was_open and self._on_change:

@@ -32,6 +32,12 @@ class Clock:
         """Entra's time, in seconds since 1970."""
         return self._ours() + self._offset
 
+    def is_past(self, moment: float) -> bool:
+        """Whether this time (seconds since 1970) is over by our clock and by Entra's: one wrong `Date` must not end what nobody
+        asks Entra about any more, for then no other `Date` would come.
+        """
+        return moment <= min(self._ours(), self.now())
+
     def learn(self, date: str | None) -> None:
         """An answer of Entra has just come with this `Date` header; one that cannot be read says nothing."""
         try:

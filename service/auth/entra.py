@@ -109,7 +109,7 @@ class App:
     ) -> str:
         match mode:
             case certificates.Certificate():
-                if mode.expires_at.timestamp() <= now.now():
+                if now.is_past(mode.expires_at.timestamp()):
                     raise errors.CredentialRefused(
                         f"the certificate of app {self.identity.app_id} expired on {mode.expires_at:%Y-%m-%d}; "
                         f"register a new one with the app and set it ({now.said()})",

@@ -187,13 +187,13 @@ class Tokens:
         audience = self._endpoints.audience(service, tenant.cloud)
         apps = self._apps(access, f"{self._endpoints.authority(tenant.cloud)}/{tenant.tenant_id}")
         try:
-            grant = await self._grant(apps, audience, slot.form)
+            grant = await self._grant(apps, audience, slot.form, _subject(access))
         except replies.FormRefused:
             if not self._both_forms(service):
                 raise
             grant = None
         if grant is None:
-            grant = await self._grant(apps, audience, _other(slot.form))
+            grant = await self._grant(apps, audience, _other(slot.form), _subject(access))
             slot.form = _other(slot.form)
             _log.info("token.form_changed", service=service, form=slot.form)
         check = partial(
@@ -216,13 +216,17 @@ class Tokens:
             self._on_rotated(access, sealed)
 
     async def _grant(
-        self, apps: list[tuple[entra.App, breaker.Breaker]], audience: str, form: slots.Form
+        self,
+        apps: list[tuple[entra.App, breaker.Breaker]],
+        audience: str,
+        form: slots.Form,
+        subject: UUID | None,
     ) -> replies.Grant:
         """A token by the first of the credentials that Entra takes."""
         refusals = []
         for app, guard in apps:
             try:
-                async with self._places.place() as place, guard.guard():
+                async with self._places.place() as place, guard.guard(subject):
                     grant = await self._ask(place, app, audience, form)
             except errors.CredentialRefused as refusal:
                 refusals.append((app.identity.kind, refusal))
@@ -309,6 +313,11 @@ class Tokens:
         _log.info("credential.restored", **named)
         if self._on_restored:
             self._on_restored()
+
+
+def _subject(access: model.Access) -> UUID | None:
+    """Whose refusal it would be: a credential of its own serves nobody else."""
+    return None if access.credential is not None else access.tenant.tenant_id
 
 
 def _given(mode: modes.Mode) -> modes.Mode:

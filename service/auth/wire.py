@@ -153,7 +153,8 @@ class Wire:
     def _body(self, response: requests.Response) -> bytes:
         parts: list[bytes] = []
         size = 0
-        for part in response.iter_content(_CHUNK):
+        # read1: what has come, and not so many bytes, for which a server that sends one now and then lets us wait for days
+        while part := response.raw.read1(_CHUNK, decode_content=True):
             size += len(part)
             if size > replies.LARGEST:
                 raise errors.Transient(f"Entra's answer is over {replies.LARGEST} bytes; it is not read")
@@ -251,10 +252,9 @@ def _fault(error: Exception) -> errors.PollFailure:
         return untrusted()
     # A time-out inside the body comes wrapped in a ConnectionError.
     inner = error.args[0] if error.args else None
-    if isinstance(error, requests.Timeout | TimeoutError) or isinstance(
-        inner, urllib3.exceptions.TimeoutError
-    ):
+    late = requests.Timeout | TimeoutError | urllib3.exceptions.TimeoutError
+    if isinstance(error, late) or isinstance(inner, late):
         return errors.Transient("Entra did not answer in time")
-    if isinstance(error, requests.ConnectionError):
+    if isinstance(error, requests.ConnectionError | urllib3.exceptions.ProtocolError):
         return errors.Transient("Entra cannot be reached, or ended the connection")
     return errors.Transient(f"the exchange with Entra failed ({type(error).__name__})")

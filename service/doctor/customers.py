@@ -16,8 +16,8 @@ from service.transport import client
 
 _TRIED: Final = 5
 OF_CREDENTIAL: Final = (
-    "secret_wrong", "secret_expired", "secret_missing", "credential_refused", "certificate_refused", "federated_record_missing",
-    "clock_skew",
+    "secret_wrong", "secret_expired", "secret_missing", "credential_refused", "certificate_refused", "certificate_expired",
+    "federated_record_missing", "managed_identity_unavailable", "clock_skew",
 )  # fmt: skip
 
 

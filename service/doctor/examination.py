@@ -59,7 +59,10 @@ async def examine(wish: Wish) -> list[Finding]:
             found += await within(
                 wish.deadline, premises.of_database(database, ttl=ttl), "database", "server"
             )
-            tried = await _enrolled(wish, database)
+            try:
+                tried = await _enrolled(wish, database)
+            except errors.DatabaseUnavailable as error:  # gone between two looks
+                found.append(Finding("database", "tenants", "broken", str(error)))
         found += await within(
             wish.deadline, horizon.of_horizon(wish.config, database), "horizon", "credentials"
         )
@@ -92,6 +95,18 @@ async def _outside(
     found = [one for each in await asyncio.gather(*map(of_host, wanted, wanted.values())) for one in each]
     if database is None or not wish.customers:
         return found
+    try:
+        return found + await _of_customers(wish, database, tried, gate)
+    except errors.BadSetting as mistake:  # a file that cannot be used: nobody can be tried
+        return [*found, Finding("credential", "files", "broken", str(mistake))]
+
+
+async def _of_customers(
+    wish: Wish, database: pool.Database, tried: Sequence[customers.Read], gate: asyncio.Semaphore
+) -> list[Finding]:
+    """The shared credential, then each tenant. Raises errors.BadSetting where a file of the settings cannot be used."""
+    config = wish.config
+    found: list[Finding] = []
     async with _sender(config) as (provider, sender):
         app = parts.shared_app(config)
         app_id = app.app_id if app else None

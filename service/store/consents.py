@@ -31,7 +31,8 @@ async def give(database: pool.Database, invitation_id: UUID, tenant_id: UUID) ->
         other = await enrolled_as(connection, invitation, tenant_id)
         outcome: Outcome = "given"
         if row["state"] in ("given", "proven"):
-            outcome = "replayed"
+            taken = (invitation.tenant_id, invitation.said_tenant)
+            outcome = "replayed" if tenant_id in taken else "wrong_tenant"
         elif row["state"] == "withdrawn":
             outcome = "withdrawn"
         elif row["state"] == "expired" or row["late"]:

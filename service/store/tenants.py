@@ -74,7 +74,11 @@ async def set_state(
                 """
                 UPDATE alertwell.invitation
                 SET state = 'withdrawn', state_reason = 'the tenant was removed', updated_at = now()
-                WHERE tenant_id = $1 AND state IN ('open', 'given', 'refused')
+                WHERE state IN ('open', 'given', 'refused', 'expired')
+                  AND (tenant_id = $1
+                       OR tenant_id IS NULL
+                          AND (said_tenant = $1
+                               OR lower(name) = (SELECT lower(t.name) FROM alertwell.tenant t WHERE t.tenant_id = $1)))
                 """,
                 tenant_id,
             )

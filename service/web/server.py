@@ -5,11 +5,12 @@ Its answers are JSON (metrics apart) and name no tenant; the routes take GET and
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import socket
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import structlog
 from aiohttp import web
@@ -18,6 +19,10 @@ from aiohttp.typedefs import Handler
 from service import errors, metrics
 from service.web import probes
 
+MOST: Final = 256
+"""Connections that a port holds open. aiohttp waits without end for a first request: whoever opens connections and says nothing
+would use up the process's files, and with them the polls' and the database's connections.
+"""
 log = structlog.get_logger(__name__)
 
 
@@ -43,22 +48,47 @@ class Server:
             handle_signals=False,
             shutdown_timeout=2.0,
         )
+        self._listening: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self.host, self.port).start()
+            self._listening = await asyncio.get_running_loop().create_server(
+                self._doorman, self.host, self.port
+            )
         except OSError as error:
             await self._runner.cleanup()
             raise _unusable(self.host, self.port, self._setting, error) from None
-        self.port = self._runner.addresses[0][1]
+        self.port = self._listening.sockets[0].getsockname()[1]
         log.info("http_listening", host=self.host, port=self.port, setting=self._setting)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._listening:
+            self._listening.close()
         await self._runner.cleanup()
+
+    def _doorman(self) -> asyncio.Protocol:
+        served = self._runner.server
+        assert served is not None  # noqa: S101 - there since setup
+        return _Doorman(served)
+
+
+class _Doorman(asyncio.Protocol):
+    """Lets a connection in; where it is one too many, the oldest has to go."""
+
+    def __init__(self, served: web.Server) -> None:
+        self._served = served
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        within = [each for each in self._served.connections if each.transport is not None]
+        for oldest in within[: max(len(within) + 1 - MOST, 0)]:
+            oldest.force_close()
+        handler = self._served()
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
 
 
 def application(checks: probes.Probes, measured: metrics.Metrics) -> web.Application:

@@ -20,7 +20,7 @@ TABLE: dict[str, tuple[int, ...]] = {
     "secret_missing": (7000218,),
     "request_refused": (900144, 901002, 70002, 700025, 50049, 50194, 9001023, 100007),
     "app_disabled": (7000112, 70001),
-    "app_not_in_tenant": (700016, 700011),
+    "app_not_in_tenant": (700016, 700011, 7000229),
     "certificate_refused": (700027, 50012, 700030, 50013, 500133, 50027, 700021, 700023),
     "clock_skew": (700024,),
     "federated_record_missing": (70021, 70025, 700211, 700212, 700213, 7002138, 700229),

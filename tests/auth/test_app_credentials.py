@@ -142,6 +142,20 @@ async def test_clock_that_steps(make: Make, app: Any, pem: Path, contoso: model.
     assert await made.token(contoso, "siem") != first
 
 
+@pytest.mark.parametrize("date", ["Fri, 01 Jan 2100 00:00:00 GMT", "Thu, 01 Jan 1970 00:00:00 GMT"])
+@pytest.mark.parametrize("form", ["v2", "v1"])
+async def test_a_date_from_nowhere(
+    make: Make, app: Any, pem: Path, contoso: model.Access, date: str, form: str
+) -> None:
+    """One answer with an absurd Date ends no certificate: the next request brings the right time, and the token."""
+    made = make(shared=modes.SharedApp(app.app_id, certificate=pem), siem_form=form)
+    await made.token(contoso, "siem")
+    made.clock.learn(date)
+    reopen(made)
+    assert await made.token(contoso, "siem")
+    assert made.clock.skew == 0
+
+
 async def test_one_makes_way_for_the_next(
     make: Make,
     shown: world.World,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,10 @@ import pytest
 from service import errors, model
 from service.auth import breaker, modes, tokens
 from service.simulator import server, world
+from tests.auth.trust import reopen
 
 CONTOSO = "11111111-1111-1111-1111-111111111111"
+FABRIKAM = "22222222-2222-2222-2222-222222222222"
 
 Make = Callable[..., tokens.Tokens]
 
@@ -115,6 +116,29 @@ async def test_late_refusals() -> None:
     ]
 
 
+async def test_a_credential_that_worked() -> None:
+    """It is given up for all where a second subject is refused, or the same one a minute later, and nothing worked meanwhile."""
+    clock = Clock()
+
+    async def refused(guard: breaker.Breaker, subject: str) -> bool:
+        with pytest.raises(errors.CredentialRefused):
+            async with guard.guard(subject):
+                raise errors.CredentialRefused("refused (AADSTS7999999)", code="credential_refused")
+        return guard.is_open
+
+    one, other, fresh = (breaker.Breaker(clock=clock) for _ in range(3))
+    await call(one)
+    assert [await refused(one, each) for each in ("a", "a", "b")] == [False, False, True]
+    await call(other)
+    assert not await refused(other, "a")
+    await call(other)
+    clock.now += 60
+    assert not await refused(other, "a")
+    clock.now += 60
+    assert await refused(other, "a")
+    assert await refused(fresh, "a")
+
+
 async def test_first_alone() -> None:
     """The very first call goes alone; where it is refused, the others are without a request, else they all go."""
     refused = breaker.Breaker(clock=Clock())
@@ -205,8 +229,34 @@ async def test_one_tenants_refusal(
 ) -> None:
     """A refusal that concerns one customer, though it says invalid_client, keeps nobody else waiting."""
     made = make()
-    sim.plan("token", CONTOSO, dataclasses.replace(server.chaos.Fault("aadsts"), code=650052))
-    with pytest.raises(errors.Attention) as refused:
+    for code, word in ((650052, "no_licence"), (7000229, "app_not_in_tenant")):
+        sim.plan("token", CONTOSO, server.chaos.Fault("aadsts", code=code, error="invalid_client"))
+        with pytest.raises(errors.Attention) as refused:
+            await made.token(contoso, "siem")
+        assert refused.value.code == word
+        reopen(made)
+        assert await made.token(fabrikam, "siem")
+
+
+async def test_one_tenant_does_not_speak_for_all(
+    make: Make, sim: server.Simulator, contoso: model.Access, fabrikam: model.Access
+) -> None:
+    """A credential that works stays in use where one tenant refuses it with a number that nobody knows; two tenants end it."""
+    made = make()
+
+    async def refused(access: model.Access) -> None:
+        tenant_id = access.tenant.tenant_id
+        made.forget(tenant_id)
+        sim.plan("token", str(tenant_id), server.chaos.Fault("aadsts", code=7999999, error="invalid_client"))
+        with pytest.raises(errors.CredentialRefused):
+            await made.token(access, "siem")
+
+    for _ in range(3):
+        made.forget(fabrikam.tenant.tenant_id)
+        assert await made.token(fabrikam, "siem")
+        await refused(contoso)
+    await refused(fabrikam)
+    asked = sim.token_requests.total()
+    with pytest.raises(errors.CredentialRefused):
         await made.token(contoso, "siem")
-    assert refused.value.code == "no_licence"
-    assert await made.token(fabrikam, "siem")
+    assert sim.token_requests.total() == asked

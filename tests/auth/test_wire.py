@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import ssl
@@ -193,6 +194,35 @@ async def test_dripping_answer(asks: Make, bad: Bad) -> None:
         await asyncio.to_thread(made._places.threads.shutdown)
     finally:
         let_go.set()
+
+
+@pytest.mark.parametrize("sized", [False, True])
+async def test_bytes_that_keep_coming(asks: Make, bad: Bad, sized: bool) -> None:
+    """An answer of which a byte comes now and then ends at the deadline as well, however its length is said."""
+    enough = asyncio.Event()
+
+    async def dripping(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        if sized:
+            response.content_length = 10_000
+        await response.prepare(request)
+        with contextlib.suppress(OSError):
+            while not enough.is_set():
+                await response.write(b" ")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(enough.wait(), 0.2)
+        return response
+
+    bad.token = dripping
+    made = asks(deadline=1.0)
+    try:
+        with pytest.raises(errors.Transient, match=r"in time|within"):
+            await made.token(CONTOSO, "siem")
+        # its thread is free again: else some of these, and nobody gets a token any more
+        async with asyncio.timeout(5):
+            await asyncio.to_thread(made._places.threads.shutdown)
+    finally:
+        enough.set()
 
 
 async def test_other_host(asks: Make, bad: Bad) -> None:

@@ -16,6 +16,7 @@ from service.simulator import chaos, credentials, ticks
 from service.store import checkup
 from tests import proxy as standins
 from tests.doctor.conftest import CONTOSO, FABRIKAM, Enrol, Ward
+from tests.simulator import keys
 
 
 def the(findings: list[finding.Finding], area: str, subject: str = "") -> finding.Finding:
@@ -68,6 +69,34 @@ async def test_an_expired_secret_and_who_waits(ward: Ward, pool: asyncpg.Pool):
         "the client secret has expired (AADSTS7000222). 2 tenants wait since 2026-01-02 03:12 UTC; "
         "their gaps heal by themselves once it is renewed"
     )
+
+
+async def test_an_expired_certificate_and_who_waits(ward: Ward, pool: asyncpg.Pool, tmp_path: Path):
+    """The tenants that wait for another certificate are counted as those that wait for another secret."""
+    old = keys.pair(begins="2026-01-01", ends="2026-02-01")
+    file = tmp_path / "old.pem"
+    file.write_text(old.key_pem + old.certificate_pem)
+    del ward.environ["CLIENT_SECRET"]
+    ward.environ["CLIENT_CERTIFICATE_FILE"] = str(file)
+    await pool.execute(
+        "UPDATE alertwell.stream SET state = 'needs_attention', cause = 'certificate_expired', state_since = '2026-02-01 03:12Z'"
+    )
+    found = the(await ward.bad(), "credential")
+    assert "expired on 2026-02-01" in found.sentence
+    assert "2 tenants wait since 2026-02-01 03:12 UTC" in found.sentence
+
+
+async def test_a_credential_file_of_no_use(ward: Ward, tmp_path: Path):
+    """It is a finding about the credential, and the rest is examined all the same."""
+    file = tmp_path / "app.pem"
+    file.write_text("no certificate")
+    del ward.environ["CLIENT_SECRET"]
+    ward.environ["CLIENT_CERTIFICATE_FILE"] = str(file)
+    findings = await ward.examine()
+    found = the(findings, "credential")
+    assert (found.ok, "app.pem: is neither PEM nor a whole PFX file" in found.sentence) == ("broken", True)
+    assert the(findings, "database", "schema").ok == "ok"
+    assert {each.ok for each in findings if each.area == "host"} == {"ok"}
 
 
 async def test_a_tenant_without_consent(ward: Ward):

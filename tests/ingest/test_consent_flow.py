@@ -24,7 +24,7 @@ from service.ingest import proving
 from service.metrics import Metrics
 from service.simulator import directory, filing, ticks
 from service.sources import registry
-from service.store import accesses, enrolments, invitations, leases, tenants
+from service.store import accesses, consents, enrolments, invitations, leases, tenants
 from service.transport import session as sessions
 from tests.ingest import processes, stages
 from tests.ingest.waiting import until
@@ -125,8 +125,6 @@ async def given(reception: Reception, **wanted: Any) -> guests.Sent:
     sent = await reception.invite(**wanted)
     back = await reception.accept(sent.link)
     said = parse_qs(urlsplit(back).query)
-    from service.store import consents
-
     outcome = await consents.give(
         reception.stage.database, sent.invitation.invitation_id, UUID(said["tenant"][0])
     )
@@ -281,6 +279,14 @@ async def test_a_link_works_once(reception: Reception):
         assert (await reception.invitation(sent)).state == "proven"
 
 
+async def test_a_link_that_another_tenant_has_answered(reception: Reception):
+    """Whose answer comes second is not told that all is well: it was not taken."""
+    sent = await given(reception)
+    outcome = await consents.give(reception.stage.database, sent.invitation.invitation_id, FABRIKAM)
+    assert outcome == "wrong_tenant"
+    assert (await reception.invitation(sent)).said_tenant == CONTOSO
+
+
 async def test_a_tenant_that_is_enrolled_under_another_name_is_refused(reception: Reception):
     """An invitation to whoever consents takes no tenant that is a customer already."""
     await reception.stage.enrol(stages.CONTOSO)
@@ -391,6 +397,19 @@ async def test_removing_a_tenant_stops_its_invitation(reception: Reception):
         await proofs.round()
         await proofs.settled()
     assert (await reception.invitation(sent)).state == "withdrawn"
+    assert await reception.enrolled() == {stages.CONTOSO: "removed"}
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_removing_a_tenant_stops_links_that_named_nobody(reception: Reception, answered: bool):
+    """A link to whoever consents, older than the removal, does not take the customer back either."""
+    sent = await given(reception) if answered else await reception.invite()
+    await reception.stage.enrol(stages.CONTOSO)
+    await tenants.set_state(reception.stage.database, CONTOSO, "removed")
+    assert (await reception.invitation(sent)).state == "withdrawn"
+    async with reception.proving(uuid4()) as proofs:
+        await proofs.round()
+        await proofs.settled()
     assert await reception.enrolled() == {stages.CONTOSO: "removed"}
 
 

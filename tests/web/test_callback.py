@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -120,6 +121,21 @@ async def test_pages_allow_no_script_and_load_nothing():
     words = ("<script", "<a ", "<img", "src=", "http:", "https:")
     assert [page.title for page in pages.PAGES.values() if any(word in page.html for word in words)] == []
     assert "unsafe" not in pages.HEADERS["Content-Security-Policy"]
+
+
+async def test_idle_connections_do_not_pile_up(database: doors.Database):
+    """Whoever opens connections and says nothing cannot use up the process's files, and shuts nobody out."""
+    async with served(database) as (base, session, _):
+        port = int(base.rpartition(":")[2])
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(server.MOST + 50)]
+        try:
+            async with session.get(f"{base}/of/us/consent") as answer:
+                assert answer.status == 400
+            ended = [reader for reader, _ in idle[:50] if await reader.read() == b""]
+            assert len(ended) == 50
+        finally:
+            for _, writer in idle:
+                writer.close()
 
 
 async def test_a_flood_of_one_link_is_held_back(database: doors.Database, pool: asyncpg.Pool):

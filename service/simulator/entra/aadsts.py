@@ -139,6 +139,11 @@ CODES: dict[int, Entry] = {
         "if the application has not been installed by the administrator of the tenant or consented to by "
         "any user in the tenant.",
     ),
+    7000229: Entry(
+        401,
+        "invalid_client",
+        "The client application {app} is missing service principal in the tenant {tenant}.",
+    ),
     7000112: Entry(400, "unauthorized_client", "Application '{app}' is disabled."),
     90002: Entry(
         400,
