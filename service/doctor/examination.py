@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from uuid import UUID
 from service import errors, parts, settings
 from service.auth import sealing, tokens
 from service.doctor import customers, horizon, hosts, premises
-from service.doctor.finding import Finding, sorted_by_grade, within
+from service.doctor.finding import Finding, sorted_by_grade, timed_out, within
 from service.store import checkup, pool, schema, streams
 from service.transport import budget, client, pace
 from service.transport import session as sessions
@@ -21,6 +22,7 @@ from service.transport import session as sessions
 DEADLINE: Final = 30.0
 """Seconds that one check may take, whatever hangs."""
 _AT_ONCE: Final = 16
+"""Checks at once; after so many in a row without an answer nobody waits for more of the same: there may be thousands."""
 
 Progress = Callable[[int, int], None]
 Named = Callable[[pool.Database], Awaitable[list[UUID]]]
@@ -127,18 +129,29 @@ async def _of_customers(
             )
         rest = [read for read in tried if read not in waiting]
         done = 0
+        silent: Counter[str] = Counter()
+        spared: Counter[str] = Counter()
 
         async def of_stream(read: customers.Read) -> Sequence[Finding]:
             nonlocal done
+            service = read.source.service
             async with gate:
-                brought = await within(
-                    wish.deadline, customers.of_stream(sender, read), "tenant", read.subject
-                )
+                if silent[service] < _AT_ONCE:
+                    brought = await within(
+                        wish.deadline, customers.of_stream(sender, read), "tenant", read.subject
+                    )
+                    silent[service] = silent[service] + 1 if timed_out(brought) else 0
+                else:
+                    spared[service] += 1
+                    brought = []
             done += 1
             wish.progress(done, len(rest))
             return brought
 
         found += [one for each in await asyncio.gather(*map(of_stream, rest)) for one in each]
+        for service, count in spared.items():
+            said = f"{count} stream{'' if count == 1 else 's'} not tried: {_AT_ONCE} in a row before got no answer"
+            found.append(Finding("tenant", f"{service} API", "broken", said, "See what holds those up first"))
     return found
 
 

@@ -13,6 +13,8 @@ Grade = Literal["ok", "warning", "broken"]
 GRADES: Final[tuple[Grade, ...]] = ("broken", "warning", "ok")
 """Worst first."""
 
+_SILENCE: Final = "no answer within "
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -45,9 +47,14 @@ async def within(
                 area,
                 subject,
                 "broken",
-                f"no answer within {seconds:g} s",
+                f"{_SILENCE}{seconds:g} s",
                 "Is it up, and not behind a firewall?",
             )
         ]
     except errors.AlertwellError as error:
         return [Finding(area, subject, "broken", str(error))]
+
+
+def timed_out(findings: Sequence[Finding]) -> bool:
+    """Whether that is all that a check brought."""
+    return len(findings) == 1 and findings[0].sentence.startswith(_SILENCE)

@@ -9,9 +9,10 @@ import socket
 from pathlib import Path
 
 import asyncpg
+import pytest
 import trustme
 
-from service.doctor import finding, premises
+from service.doctor import examination, finding, premises
 from service.simulator import chaos, credentials, ticks
 from service.store import checkup
 from tests import proxy as standins
@@ -235,6 +236,19 @@ def test_old_and_new_servers():
     assert premises._version(140012).ok == "broken"
     assert premises._version(150004).ok == premises._version(180001).ok == "ok"
     assert premises._version(190000).ok == "warning"
+
+
+async def test_an_api_that_swallows_calls(ward: Ward, monkeypatch: pytest.MonkeyPatch):
+    """Where it gives no answer to some, the many others are not waited for one by one."""
+    monkeypatch.setattr(examination, "_AT_ONCE", 1)
+    for tenant in (CONTOSO, FABRIKAM):
+        ward.simulator.plan("siem", tenant, "hang")
+    bad = await ward.bad(deadline=3.0)
+    said = {found.subject: found.sentence for found in bad if found.area == "tenant"}
+    assert said == {
+        "Contoso (1111…) siem": "no answer within 3 s",
+        "siem API": "1 stream not tried: 1 in a row before got no answer",
+    }
 
 
 async def test_a_feed_that_stands_still():
