@@ -8,13 +8,27 @@ import typer
 from typer.core import TyperGroup
 
 from service import errors
-from service.cli import doctor, epilog, output, running, sql, status, tenants, tracing, trying
+from service.cli import (
+    backfilling,
+    doctor,
+    epilog,
+    output,
+    rewinding,
+    running,
+    sql,
+    status,
+    tenants,
+    tracing,
+    trying,
+)
 
 ORDER: Final = (
     "demo",
     "run",
     "migrate",
     "tenants",
+    "backfill",
+    "rewind",
     "status",
     "doctor",
     "trace",
@@ -98,6 +112,8 @@ app.command(epilog=running.RUN_EPILOG)(running.run)
 app.command(epilog=trying.DEMO_EPILOG)(trying.demo)
 app.command(epilog=running.MIGRATE_EPILOG)(running.migrate)
 app.add_typer(tenants.app, name="tenants")
+app.command(epilog=backfilling.EPILOG)(backfilling.backfill)
+app.command(epilog=rewinding.EPILOG)(rewinding.rewind)
 app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 app.command(epilog=tracing.EPILOG)(tracing.trace)
