@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service import errors, timestamps
-from service.cli import enrolling, output
+from service.cli import output
 from service.intervals import Intervals
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ async def ask(
     opened: pool.Database, who: str, source: str, since: str, until: str | None, *, ttl: float
 ) -> Asked:
     """What the options name. Raises errors.BadInput: no such tenant or stream, times in the future or the wrong way round."""
-    from service.cli import tenants
+    from service.cli import enrolling, tenants
     from service.sources import registry
     from service.store import backfills
 
