@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from service.cli import watching
 from service.sources import siem
 
 A = "11111111-1111-1111-1111-111111111111"
+ROOT = Path(__file__).parents[2]
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 
@@ -170,15 +177,35 @@ def test_waiting_to_the_end(alertwell, fetch):
 
 
 @pytest.mark.usefixtures("polled")
-def test_ctrl_c_leaves_the_work_to_the_daemon(alertwell, fetch, monkeypatch):
-    """What was asked for stays asked for, and the command says where to look."""
-
-    async def interrupted(*_arguments: object, **_options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(watching, "until_read", interrupted)
-    result = backfill(alertwell, "--since", iso(days=10), "--wait", exit_code=130)
-    assert f"the daemon goes on reading; see how far it is with: alertwell tenants show {A}" in result.stderr
+def test_ctrl_c_on_a_terminal(fetch, tmp_path):
+    """A terminal shows how far it is; Ctrl-C leaves the work to the daemon, and the command says where to look."""
+    ours, theirs = pty.openpty()
+    seen = b""
+    with subprocess.Popen(
+        [sys.executable, "-m", "service", "backfill", "contoso", "--source", "siem", "--since", iso(days=10)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "160"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ) as child:
+        os.close(theirs)
+        signalled = False
+        with contextlib.suppress(OSError):  # the other end is closed
+            while read := os.read(ours, 65536):
+                seen += read
+                if b"0 alerts" in seen and not signalled:
+                    signalled = True
+                    child.send_signal(signal.SIGINT)
+        child.wait(60)
+    os.close(ours)
+    shown = seen.decode()
+    assert child.returncode == 130
+    assert "asked for: Contoso (siem)" in shown
+    assert "0%" in shown
+    assert "left" in shown
+    assert "the daemon goes on reading; see how far it is with: alertwell tenants show" in shown
+    assert "Traceback" not in shown
     assert fetch("SELECT NOT isempty(backfill) AS asked FROM alertwell.stream") == [{"asked": True}]
 
 
