@@ -23,8 +23,8 @@ EPILOG: Final = epilog.lines(
       alertwell backfill contoso --source siem --since 2026-01-01 --until 2026-02-01 --budget 5%
       alertwell backfill contoso --source mde_alerts --since 2026-01-01 --dry-run
 
-    Its alerts arrive as `backfill`. The daemon does the reading, newest first, after live windows and all other gaps; to run it
-    twice, or to press Ctrl-C, does no harm.
+    Its alerts arrive as `backfill`. The daemon reads it, newest first, after live windows and all other gaps.
+    To run the command twice, or to press Ctrl-C, does no harm.
     """
 )
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 EPILOG: Final = epilog.lines(
     """
     Examples:
-      alertwell rewind contoso --source siem --since 2026-01-30T08:00:00Z --until 2026-01-30T20:00:00Z --reason "late alerts"
+      alertwell rewind contoso --source siem --since 2026-01-30 --until 2026-01-31 --reason "late alerts"
       alertwell rewind contoso --source siem --since 2026-01-30 --reason "checked against the portal" --dry-run
 
-    Nothing is deleted. The interval is a gap until it is read again. Alerts that were missing arrive as they would have then:
-    as `catch_up`, or as `initial` or `backfill` where the time is one of these.
+    Nothing is deleted. The interval is a gap until it is read again. Alerts that were missing arrive as they would
+    have then: as `catch_up`, or as `initial` or `backfill` where the time is one of these.
     """
 )
 _LONGEST: Final = 500

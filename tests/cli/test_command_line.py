@@ -161,7 +161,8 @@ def test_bad_duration_of_the_demo(text):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["run"], ["demo"], ["migrate"], ["backfill"], ["rewind"], ["status"], ["sql"], ["simulate"], ["healthcheck"], ["seal-key"], ["tenants"],
+    [[], ["run"], ["demo"], ["migrate"], ["backfill"], ["rewind"], ["status"], ["sql"], ["simulate"],
+     ["healthcheck"], ["seal-key"], ["tenants"],
      *(["tenants", command] for command in ("add", "import", "list", "show", "pause", "resume", "remove"))],
 )  # fmt: skip
 def test_every_help_teaches(arguments):
