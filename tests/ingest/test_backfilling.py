@@ -8,10 +8,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from service.ingest import ration
+from service.ingest import ration, worker
 from service.intervals import Intervals
 from service.simulator import ticks
-from service.store import backfills, leases
+from service.store import backfills, leases, streams
 from tests.ingest import processes, stages
 from tests.ingest.stages import CONTOSO
 from tests.ingest.waiting import until
@@ -109,6 +109,25 @@ async def test_its_share_is_kept(staged):
         assert mine.ration_due > 0
         left = [gap["reason"] for gap in await bench.books.gaps()]
         assert left == ["asked for by a backfill"]
+
+
+async def test_the_worker_waits_for_the_share(staged):
+    """A stream whose backfill has used up its share is not started again until it may go on."""
+    async with staged() as bench:
+        await bench.turn(await bench.take(source="mde_alerts"))
+        await widen(bench, 30, share=0.01, source="mde_alerts")
+        mine = await anew(bench)
+        heard = bench.listen()
+        (loaded,) = await streams.load(bench.database, [T])
+        polls = worker.Worker(bench.desk, bench.replica_id, slots=4, budget=60.0)
+        polls.may_poll_until = float("inf")
+        polls.adopt([(mine.lease, loaded)])
+        polls.start_due()
+        await until(lambda: polls.idle(T), 20)
+        assert len(heard.windows) == 2
+        polls.start_due()
+        assert polls.idle(T)
+        await polls.stop(1.0)
 
 
 async def test_a_full_answer_that_uses_up_its_share_is_narrowed(bench):
