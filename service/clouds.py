@@ -128,6 +128,7 @@ class Endpoints:
         """Raise errors.BadInput where a tenant of this cloud and region could not be read; for enrolment."""
         self.authority(cloud)
         self.base_url(service, cloud, region)
+        self.audience(service, cloud)  # another address does not bring an API that the cloud has not
 
     def base_url(self, service: str, cloud: str, region: str | None) -> str:
         """The URL without a slash at its end, to which a request's path is appended. Raises errors.BadInput."""
@@ -153,9 +154,8 @@ class Endpoints:
 
     def audience(self, service: str, cloud: str) -> str:
         """Resource URI for tokens; the scope is this and `/.default`. Raises errors.BadInput."""
-        if service == "siem":
-            return self.siem_resource.rstrip("/")
-        return _place(service, cloud).audience
+        place = _place(service, cloud)
+        return self.siem_resource.rstrip("/") if service == "siem" else place.audience
 
     def authority(self, cloud: str) -> str:
         """The URL of Entra without a slash at its end, to which `/{tenant}` is appended. Raises errors.BadInput."""

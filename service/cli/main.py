@@ -12,7 +12,9 @@ from service.cli import (
     backfilling,
     doctor,
     epilog,
+    login,
     output,
+    resealing,
     rewinding,
     running,
     sql,
@@ -27,6 +29,7 @@ ORDER: Final = (
     "run",
     "migrate",
     "tenants",
+    "login",
     "backfill",
     "rewind",
     "status",
@@ -34,6 +37,7 @@ ORDER: Final = (
     "trace",
     "sql",
     "seal-key",
+    "reseal",
     "healthcheck",
     "simulate",
     "version",
@@ -112,6 +116,7 @@ app.command(epilog=running.RUN_EPILOG)(running.run)
 app.command(epilog=trying.DEMO_EPILOG)(trying.demo)
 app.command(epilog=running.MIGRATE_EPILOG)(running.migrate)
 app.add_typer(tenants.app, name="tenants")
+app.command(epilog=login.EPILOG)(login.login)
 app.command(epilog=backfilling.EPILOG)(backfilling.backfill)
 app.command(epilog=rewinding.EPILOG)(rewinding.rewind)
 app.command(epilog=status.EPILOG)(status.status)
@@ -120,6 +125,7 @@ app.command(epilog=tracing.EPILOG)(tracing.trace)
 app.command(epilog=sql.EPILOG)(sql.sql)
 app.command(epilog=running.HEALTHCHECK_EPILOG)(running.healthcheck)
 app.command("seal-key", epilog=running.SEAL_KEY_EPILOG)(running.seal_key)
+app.command(epilog=resealing.EPILOG)(resealing.reseal)
 app.command(epilog=trying.SIMULATE_EPILOG)(trying.simulate)
 app.command()(version)
 

@@ -92,7 +92,7 @@ def _change(shown: world.World, tenant: directory.Tenant, acts: Acts) -> None:
     if acts.unlicensed is not None:
         tenant.unlicensed = set(acts.unlicensed)
     if acts.absent is not None:
-        tenant.resources = set(directory.RESOURCES) - set(acts.absent)
+        tenant.resources = set(directory.APIS[tenant.cloud].values()) - set(acts.absent)
     for wanted in acts.users:
         name = f"{wanted.name.partition('@')[0]}@{tenant.domain}".lower()
         user = shown.users.get(name) or shown.add_user(tenant.tenant_id, name.partition("@")[0])

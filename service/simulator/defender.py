@@ -31,6 +31,7 @@ from service.simulator import (
     cases,
     chaos,
     dice,
+    directory,
     pages,
     queries,
     quotas,
@@ -90,7 +91,6 @@ class Surface(abc.ABC):
     """One API of a world."""
 
     surface: ClassVar[chaos.Surface]
-    resource: ClassVar[str]
 
     def __init__(
         self, shown: world.World, signer: tokens.Signer, choices: Choices, *, refused_count: bool = False
@@ -149,7 +149,10 @@ class Surface(abc.ABC):
         except tokens.Invalid:
             raise Refused(401, "Access token validation failure.") from None
         now = self.world.clock()
-        if claims.audience.removesuffix("/") != self.resource:
+        # Each cloud's API goes by a name of its own, and the tenant says at which cloud's we are.
+        tenant = self.world.tenants.get(claims.tenant_id)
+        meant = directory.APIS[tenant.cloud if tenant else "public"].get(self.surface)
+        if claims.audience.removesuffix("/") != meant:
             raise Refused(401, "Access token validation failure. Invalid audience.")
         if not claims.not_before <= now < claims.expires_at:
             raise Refused(401, "Lifetime validation failed, the token is expired.")

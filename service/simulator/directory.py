@@ -13,8 +13,35 @@ SIEM_RESOURCE = "https://graph.windows.net"
 MDE_RESOURCE = "https://api.securitycenter.microsoft.com"
 XDR_RESOURCE = "https://api.security.microsoft.com"
 GRAPH_RESOURCE = "https://graph.microsoft.com"
-# The APIs that can be asked for; a tenant has the service principals of these unless told otherwise.
-RESOURCES = frozenset({SIEM_RESOURCE, MDE_RESOURCE, XDR_RESOURCE, GRAPH_RESOURCE})
+# The APIs that can be asked for, by cloud; China has a Graph, but nothing of Defender's in it. A tenant has the service
+# principals of its cloud's unless told otherwise.
+APIS: Mapping[str, Mapping[str, str]] = {
+    "public": {
+        "siem": SIEM_RESOURCE,
+        "mde": MDE_RESOURCE,
+        "xdr": XDR_RESOURCE,
+        "graph": GRAPH_RESOURCE,
+    },
+    "gcc": {
+        "siem": SIEM_RESOURCE,
+        "mde": "https://api-gcc.securitycenter.microsoft.us",
+        "xdr": "https://api-gcc.security.microsoft.us",
+        "graph": GRAPH_RESOURCE,
+    },
+    "gcc-high": {
+        "siem": SIEM_RESOURCE,
+        "mde": "https://api-gov.securitycenter.microsoft.us",
+        "xdr": "https://api-gov.security.microsoft.us",
+        "graph": "https://graph.microsoft.us",
+    },
+    "dod": {
+        "siem": SIEM_RESOURCE,
+        "mde": "https://api-gov.securitycenter.microsoft.us",
+        "xdr": "https://api-gov.security.microsoft.us",
+        "graph": "https://dod-graph.microsoft.us",
+    },
+    "china": {},
+}
 # The app roles that an app registers, and what a customer's administrator has consented to unless told otherwise.
 ROLES: Mapping[str, tuple[str, ...]] = {
     MDE_RESOURCE: ("Alert.Read.All",),
@@ -30,12 +57,23 @@ DELEGATED: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def everywhere(permissions: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """What is registered for the public cloud's APIs, under each cloud's names of them."""
+    return {
+        named[api]: permissions[resource]
+        for named in APIS.values()
+        for api, resource in APIS["public"].items()
+        if api in named and resource in permissions
+    }
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class App:
     """An app registration: one for all customers (multi-tenant), or a customer's own.
 
     Any of its credentials proves it. public: whether users may sign in without one. redirect_uris: exact, but
-    for the port of http://localhost and http://127.0.0.1. roles, delegated: the permissions that it registers.
+    for the port of http://localhost and http://127.0.0.1. roles, delegated: the permissions that it registers; a
+    tenant has those for its own cloud's APIs alone.
     """
 
     app_id: str
@@ -44,8 +82,10 @@ class App:
     federations: tuple[credentials.Federation, ...] = ()
     public: bool = False
     redirect_uris: tuple[str, ...] = ()
-    roles: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: dict(ROLES))
-    delegated: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: dict(DELEGATED))
+    roles: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: everywhere(ROLES))
+    delegated: Mapping[str, tuple[str, ...]] = dataclasses.field(
+        default_factory=lambda: everywhere(DELEGATED)
+    )
 
     @property
     def secret(self) -> str:
@@ -65,7 +105,7 @@ class User:
     name: str
     tenant_id: str
     decides: Literal["accepts", "declines", "waits"] = "accepts"
-    may_grant: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: dict(DELEGATED))
+    may_grant: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: everywhere(DELEGATED))
     reads: bool = True
     mfa: bool = False
     disabled: bool = False
@@ -126,8 +166,9 @@ class Tenant:
     app: what a collector should use for it. consented: app ids with a service principal here (without:
     700016). resources: APIs provisioned here (others: 500011). unlicensed: those of them without a subscription
     (650052). roles: app roles granted, by resource (`ROLES`; none for the SIEM API). rate: alerts a minute,
-    fixed when the tenant is added. v1_only: Entra refuses the v2 scope of the SIEM audience. deleted: every API
-    answers 403. gone: Entra does not know it any more, either (90002).
+    fixed when the tenant is added. cloud: whose APIs are its own (`APIS`); a token for another one's is refused.
+    v1_only: Entra refuses the v2 scope of the SIEM audience. deleted: every API answers 403. gone: Entra does
+    not know it any more, either (90002).
     """
 
     tenant_id: str
@@ -139,6 +180,7 @@ class Tenant:
     resources: set[str]
     roles: dict[str, tuple[str, ...]]
     estate: stories.Estate
+    cloud: str = "public"
     unlicensed: set[str] = dataclasses.field(default_factory=set)
     v1_only: bool = False
     deleted: bool = False

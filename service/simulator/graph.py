@@ -32,7 +32,6 @@ from service.simulator import (
     casebook,
     chaos,
     defender,
-    directory,
     lives,
     odata,
     pages,
@@ -91,7 +90,6 @@ class Graph(defender.Surface):
     """The API of a world."""
 
     surface = "graph"
-    resource = directory.GRAPH_RESOURCE
 
     def __init__(self, shown: world.World, signer: tokens.Signer, choices: Choices) -> None:
         super().__init__(shown, signer, choices.alerts, refused_count=True)

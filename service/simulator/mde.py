@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from service.simulator import casebook, chaos, defender, directory, pages, queries
+from service.simulator import casebook, chaos, defender, pages, queries
 from service.simulator.forms import mde
 
 DOCUMENTED = defender.Choices(largest=10_000, page=10_000, per_minute=100, per_hour=1500)
@@ -43,7 +43,6 @@ class Mde(defender.Surface):
     """The API of a world."""
 
     surface = "mde"
-    resource = directory.MDE_RESOURCE
 
     def place(self, path: str) -> bool:
         """Whether the request is for this API."""

@@ -99,19 +99,21 @@ class World:
         region: str = "eu",
         rate: float = 0.0,
         history: float = 86_400.0,
+        cloud: str = "public",
         own_app: bool = False,
         consented: bool = True,
     ) -> directory.Tenant:
         """Add a tenant whose alerts arrive at `rate` a minute, and did so for `history` seconds before now.
 
-        With `own_app` it has an app and secret of its own, as the portal's SIEM integration makes them, and
-        the shared app is not consented. Without `consented` nobody has approved any app yet. Raises
-        ValueError for an id that is no GUID or is taken.
+        With `own_app` it has an app and secret of its own, as the portal's SIEM integration makes them and as
+        a national `cloud` needs one, and the shared app is not consented. Without `consented` nobody has
+        approved any app yet. Raises ValueError for an id that is no GUID or is taken.
         """
         tenant_id = str(uuid.UUID(tenant_id))
         if tenant_id in self._tenants:
             raise ValueError(f"tenant {tenant_id} exists already")
         app = self.new_app(tenant_id) if own_app else self.app
+        resources = set(directory.APIS[cloud].values())
         estate = stories.Estate.of(name, tenant_id)
         tenant = directory.Tenant(
             tenant_id,
@@ -120,9 +122,10 @@ class World:
             app,
             rate,
             {app.app_id} if consented else set(),
-            set(directory.RESOURCES),
-            dict(directory.ROLES) if consented else {},
+            resources,
+            {each: app.roles[each] for each in resources & app.roles.keys()} if consented else {},
             estate,
+            cloud,
         )
         if rate > 0:
             begins = self.clock() - round(history * ticks.SECOND)

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from service.simulator import casebook, chaos, defender, directory, pages, queries, ticks
+from service.simulator import casebook, chaos, defender, pages, queries, ticks
 from service.simulator.forms import xdr
 
 DOCUMENTED = defender.Choices(largest=100, page=100, per_minute=50, per_hour=1500)
@@ -31,7 +31,6 @@ class Xdr(defender.Surface):
     """The API of a world."""
 
     surface = "xdr"
-    resource = directory.XDR_RESOURCE
 
     def place(self, path: str) -> bool:
         """Whether the request is for this API."""

@@ -45,7 +45,7 @@ async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owne
                    s.overlap, s.failures, s.state, s.state_reason, s.cause, s.gone_since, s.history, s.gap_share,
                    p.proven, p.read_to,
                    t.name, t.cloud, t.region, t.state AS tenant_state, t.labels, t.external_ref,
-                   c.app_id, c.kind, c.sealed, c.version
+                   c.app_id, c.kind, c.sealed, c.version, c.source AS credential_source
             FROM alertwell.stream s
             JOIN alertwell.tenant t ON t.tenant_id = s.tenant_id
             LEFT JOIN alertwell.stream_progress p ON p.tenant_id = s.tenant_id AND p.source = s.source
@@ -91,7 +91,9 @@ async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owne
         )
         credential = None
         if row["app_id"] is not None:
-            credential = model.Credential(row["app_id"], row["kind"], row["sealed"], row["version"])
+            credential = model.Credential(
+                row["app_id"], row["kind"], row["sealed"], row["version"], row["credential_source"]
+            )
         loaded.append(Owned(stream, model.Access(tenant, credential), row["read_to"]))
     return loaded
 

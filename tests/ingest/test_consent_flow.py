@@ -417,7 +417,7 @@ async def test_what_broke_is_found_within_a_poll_and_heals(reception: Reception,
     """Consent taken back, a role, a licence, the tenant itself: each its sentence; `check` says so, and heals it afterwards."""
     stage = reception.stage
     tenant = stage.shown.tenants[stages.CONTOSO]
-    tenant.grant(stage.shown.app, tuple(directory.RESOURCES))
+    tenant.grant(stage.shown.app, tuple(tenant.resources))
     wanted = enrolments.Enrolment(model.Tenant(CONTOSO, "Contoso"), {"graph_alerts": {}})
     await enrolments.enrol(stage.database, [wanted], lookback=timedelta(minutes=5))
     kept = replace(tenant)
