@@ -233,7 +233,8 @@ class Stream:
     `coverage` holds all that is proven; `unfolded` is the part of it that stands in stream_progress (or nowhere yet) and
     joins the stream's row with the next storing transaction or flush. `overlap` is None until one was learned. `gone_since` is
     when the source was first missing without having been back since; `cause` the word (of `causes`) for what a person must mend;
-    `history` how alerts from before `enrolled_at` arrive.
+    `history` how alerts from before `enrolled_at` arrive. `gap_share` is what reading `backfill` may take of
+    the source's quota, None where nobody said.
     """
 
     tenant_id: UUID
@@ -252,6 +253,7 @@ class Stream:
     cause: str | None = None
     gone_since: datetime | None = None
     history: Arrival = "initial"
+    gap_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,13 @@ from typer.core import TyperGroup
 
 from service import errors
 from service.cli import (
+    backfilling,
     doctor,
     epilog,
     login,
     output,
     resealing,
+    rewinding,
     running,
     sql,
     status,
@@ -28,6 +30,8 @@ ORDER: Final = (
     "migrate",
     "tenants",
     "login",
+    "backfill",
+    "rewind",
     "status",
     "doctor",
     "trace",
@@ -113,6 +117,8 @@ app.command(epilog=trying.DEMO_EPILOG)(trying.demo)
 app.command(epilog=running.MIGRATE_EPILOG)(running.migrate)
 app.add_typer(tenants.app, name="tenants")
 app.command(epilog=login.EPILOG)(login.login)
+app.command(epilog=backfilling.EPILOG)(backfilling.backfill)
+app.command(epilog=rewinding.EPILOG)(rewinding.rewind)
 app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 app.command(epilog=tracing.EPILOG)(tracing.trace)

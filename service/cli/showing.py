@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -34,6 +34,7 @@ def tenant(found: Mapping[str, Any]) -> None:
         output.say(f"  {'own app':<13} {output.printable(_own(own))}")
     for stream in found["streams"]:
         _stream(stream)
+    backfills(found["backfills"])
     _section(
         "gaps, newest first (wanted, not proven read yet)",
         ("source", "from", "to", "length", "reason"),
@@ -95,6 +96,27 @@ def _stream(stream: Mapping[str, Any]) -> None:
     for fact, value in facts.items():
         if value is not None:
             output.say(f"  {fact:<13} {output.printable(output.cell(value))}")
+
+
+def backfills(rows: Sequence[Mapping[str, Any]], *, most: int = LAST) -> None:
+    """Print backfills that are not read to the end yet: what `store.backfills.unfinished` brought."""
+    _section(
+        "backfills under way",
+        ("tenant", "source", "from", "to", "read", "left"),
+        [
+            (
+                row["tenant_name"],
+                row["source"],
+                output.when(row["since"]),
+                output.when(row["until"]),
+                f"{100 * (1 - row['left_seconds'] / row['asked_seconds']):.0f} %",
+                output.age(row["left_seconds"]),
+            )
+            for row in rows[:most]
+        ],
+    )
+    if len(rows) > most:
+        output.say(f"  … and {len(rows) - most} more: alertwell status --json")
 
 
 def _section(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

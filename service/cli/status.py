@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 
 from service import errors, timestamps
-from service.cli import database, epilog, output
+from service.cli import database, epilog, output, showing
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -174,6 +174,7 @@ def _print(seen: reports.Overview) -> None:
             ],
             indent=2,
         )
+    showing.backfills(seen.backfills, most=MOST_LISTED)
     if seen.attention:
         output.say("\nneed attention")
         output.table(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from service import errors, timestamps
-from service.cli import database, epilog, output, tenants
+from service import errors
+from service.cli import database, epilog, output, spans, tenants
 
 if TYPE_CHECKING:
     from service.store import pool
@@ -47,21 +47,12 @@ def trace(
 
     if not asked.strip() or len(asked) > _LONGEST:
         raise errors.BadInput(f"ALERT_ID|FULL_ID|INCIDENT_ID: must be 1 to {_LONGEST} characters")
-    moment = _moment(at)
+    moment = None if at is None else spans.moment("--at", at)
     found = database.work(settings.load(), lambda opened: _look(opened, asked.strip(), tenant, moment))
     if as_json:
         output.document(found)
     else:
         _show(found)
-
-
-def _moment(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        return timestamps.parse(text, zoneless_is_utc=True)
-    except ValueError:
-        raise errors.BadInput(f"--at {text[:40]!r}: must be a time such as 2026-01-31T12:00:00Z") from None
 
 
 async def _look(opened: pool.Database, asked: str, who: str | None, at: datetime | None) -> dict[str, Any]:

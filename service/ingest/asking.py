@@ -4,6 +4,7 @@ where the service breaks over all of it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -211,6 +212,7 @@ class Asking:
         parameters: Mapping[str, Any],
         lacking: str | None = None,
     ) -> reading.Reading:
+        began = time.monotonic()
         try:
             return await reading.read(
                 self._desk,
@@ -231,3 +233,6 @@ class Asking:
             raise errors.Refused(
                 f"the way on from a full answer leads nowhere ({failure.status})", status=failure.status
             ) from failure
+        finally:
+            if self._memory.ration is not None and plan.backfills(self._tally.stream, window):
+                self._memory.ration.take(began, time.monotonic())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from service import model
-from service.ingest import plan
+from service.ingest import plan, ration
 from service.intervals import Intervals
 
 
@@ -20,6 +20,8 @@ class Memory:
     ordered: bool | None = None
     """Whether the service was shown to keep to the order that is asked for; None until it was put to the test."""
     fallen_back: bool = False
+    ration: ration.Ration | None = None
+    """Of a stream with a backfill; the first poll makes it."""
     poison: list[tuple[Intervals, datetime]] = field(default_factory=list)
 
     def avoided(self, now: datetime) -> Intervals:

@@ -17,8 +17,9 @@ _FLUSH_EVERY = 60.0
 @dataclass(slots=True, eq=False)
 class Owned:
     """A stream that this replica owns. `due` and `gap_due` are monotonic seconds: of the next live window, and before
-    which no gap is read. `ticket` tells the heap which of its entries is the current one. `woken` says that a poll under way
-    may have failed of a cause that is gone meanwhile.
+    which no gap is read; `ration_due` is when a backfill may go on that has used up its share, if no other gap is open.
+    `ticket` tells the heap which of its entries is the current one. `woken` says that a poll under way may have failed of a
+    cause that is gone meanwhile.
     """
 
     lease: model.Lease
@@ -27,6 +28,7 @@ class Owned:
     due: float
     memory: Memory = field(default_factory=Memory)
     gap_due: float = 0.0
+    ration_due: float = 0.0
     first: bool = True
     ticket: int = 0
     queued: bool = False

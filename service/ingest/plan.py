@@ -72,6 +72,16 @@ def gaps(stream: model.Stream) -> Intervals:
     return Intervals() if top is None else stream.wanted.below(top) - stream.coverage
 
 
+def first(open_gaps: Intervals, stream: model.Stream) -> Intervals:
+    """The gaps that are read before all others: those that nobody asked for, then what a backfill added."""
+    return open_gaps - stream.backfill or open_gaps
+
+
+def backfills(stream: model.Stream, window: model.Window) -> bool:
+    """Whether a window is read because a person asked for it later."""
+    return window.kind == "gap" and bool(Intervals.window(window) & stream.backfill)
+
+
 def gap_window(open_gaps: Intervals, width: timedelta) -> model.Window | None:
     """The newest end of the newest gap, at most `width` wide."""
     for start, end in reversed(open_gaps):
@@ -90,6 +100,20 @@ def next_width(span: timedelta, items: int, size: int, most: int | None = None) 
     target = TARGET_ITEMS if most is None else most * TARGET_SHARE
     factor = min(target / items, TARGET_BYTES / max(size, 1), 4.0)
     return max(min(span * factor, WIDEST), NARROWEST)
+
+
+def windows(spans: Intervals, items: int, most: int | None = None) -> int:
+    """About how many windows reading these gaps takes, with so many records spread evenly over them."""
+    total = spans.total().total_seconds()
+    count, width = 0, FIRST_WIDTH
+    for start, end in spans:
+        left = end - start
+        while left > timedelta():
+            span = min(width, left)
+            left -= span
+            count += 1
+            width = next_width(span, round(items * span.total_seconds() / total), 0, most)
+    return count
 
 
 def split(

@@ -10,10 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from service import errors, model
-from service.ingest import asking, memory, plan, reading
+from service.ingest import asking, memory, plan, ration, reading
 from service.intervals import Intervals
 from service.store import storing, streams
 
@@ -57,6 +58,9 @@ class Poll:
         self._deadline = time.monotonic() + budget
         self.tally = memory.Tally(stream)
         self._asking = asking.Asking(desk, lease, access, record, self.tally, remembered)
+        if stream.backfill and remembered.ration is None:
+            share = stream.gap_share or ration.DEFAULT_SHARE
+            remembered.ration = ration.Ration(self._asking.source.quota, share)
 
     async def live(self) -> None:
         """Read the live window, in parts where it is too full. Raises errors.PollFailure where none of it could be read."""
@@ -75,6 +79,26 @@ class Poll:
         reach = self._asking.source.reach
         return found if reach is None else found.above(now - reach)
 
+    def readable_gaps(self) -> Intervals:
+        """The open gaps to read next: what a backfill added comes after all others, and when its share allows."""
+        found = plan.first(self.open_gaps(), self.tally.stream)
+        return found if self._allowed(found) else Intervals()
+
+    def ration_due(self) -> float:
+        """When a backfill may go on (monotonic seconds); 0 where other gaps are open, which need not wait."""
+        found = plan.first(self.open_gaps(), self.tally.stream)
+        return self._memory.ration.ready_at() if self._memory.ration and self._rationed(found) else 0.0
+
+    def _rationed(self, found: Intervals) -> bool:
+        return bool(found & self.tally.stream.backfill)
+
+    def _allowed(self, found: Intervals) -> bool:
+        ours = self._memory.ration
+        return ours is None or not self._rationed(found) or ours.ready_at() <= time.monotonic()
+
+    def _going_on(self, may_go_on: Callable[[], bool], asked: Intervals) -> bool:
+        return may_go_on() and self._allowed(asked)
+
     async def gaps(self, may_go_on: Callable[[], bool]) -> None:
         """Read gaps, newest first, until none is left, the budget is spent or `may_go_on` says no.
 
@@ -82,15 +106,16 @@ class Poll:
         """
         while may_go_on() and not self.spent:
             before = self.open_gaps()
-            window = plan.gap_window(before, self._memory.width)
+            window = plan.gap_window(self.readable_gaps(), self._memory.width)
             if window is None:
                 return
+            going_on = partial(self._going_on, may_go_on, Intervals.window(window))
             steady = self._memory.gap_failures >= _STEADY_FAILURES
             # what was narrowed down before is read with relief at once, part by part
             isolate = steady or (window.span <= _NARROW and self._asking.relievable)
             try:
-                await self._read_all([window], isolate=isolate, may_go_on=may_go_on)
-                if self.open_gaps() == before and not self.spent and may_go_on():
+                done = await self._read_all([window], isolate=isolate, may_go_on=going_on)
+                if done and self.open_gaps() == before:
                     raise errors.Refused("the answers prove nothing: their Date header is missing or wrong")
                 self._memory.gap_failures = 0
             except errors.Throttled:
@@ -115,8 +140,8 @@ class Poll:
 
     async def _read_all(
         self, parts: list[model.Window], *, isolate: bool, may_go_on: Callable[[], bool] = lambda: True
-    ) -> None:
-        """Read windows (oldest first) and the parts they have to be split into, newest first.
+    ) -> bool:
+        """Read windows (oldest first) and the parts they have to be split into, newest first; whether all of them were read.
 
         A failure that is the window's own is halved down to where it lies; one that all its parts share is the API's, and raised.
         What ends before it is done says so in `tally`, and is refused where there were answers enough and they proved nothing.
@@ -129,12 +154,15 @@ class Poll:
         width: timedelta | None = None  # known once an answer was full
         for _ in range(pieces):
             if not parts:
-                return
+                return True
             if healthy and (self.spent or not may_go_on()):
                 # what is left of a live window is a gap from now on, if any of it is proven
                 if live and self.tally.stream.coverage == proven:
                     self.tally.partial = self.tally.partial or _SPENT
-                return
+                elif not live:
+                    # else a full answer that leaves no time for its parts would be asked for again and again
+                    self._memory.width = max(min(self._memory.width, parts[-1].span), plan.NARROWEST)
+                return False
             part = parts.pop()
             if width is not None and width < part.span and (cut := plan.newest(part, width)):
                 older, part = cut
@@ -197,6 +225,7 @@ class Poll:
             self._unfinished(
                 _UNFINISHED.format(pieces), live=live, fruitless=self.tally.stream.coverage == proven
             )
+        return not parts
 
     def _unfinished(self, why: str, *, live: bool, fruitless: bool) -> None:
         """A window took more answers than one poll should ask for: the rest of it is a gap, where any of it is proven."""

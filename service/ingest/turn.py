@@ -95,12 +95,14 @@ class Turn:
 
     async def _gaps(self) -> None:
         owned = self._owned
-        if owned.gap_due > time.monotonic() or not self._poll.open_gaps() or not self._slots.take_gap():
+        owned.ration_due = self._poll.ration_due()
+        if owned.gap_due > time.monotonic() or not self._poll.readable_gaps() or not self._slots.take_gap():
             return
         try:
             await self._poll.gaps(lambda: not self._slots.closing and time.monotonic() < owned.due)
         finally:
             self._slots.give_gap()
+            owned.ration_due = self._poll.ration_due()
         if self._poll.tally.gap_error:
             backoff = min(2.0 ** min(owned.memory.gap_failures + 2, 16), _GAP_BACKOFF_MOST)
             owned.gap_due = time.monotonic() + backoff

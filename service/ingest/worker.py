@@ -108,7 +108,7 @@ class Worker:
             owned = self._gap_queue.popleft()
             if not self._current(owned) or owned.task is not None:
                 owned.queued = False  # the poll under way reads gaps itself, or asks for a turn again
-            elif owned.gap_due > now:
+            elif max(owned.gap_due, owned.ration_due) > now:
                 self._gap_queue.append(owned)
             else:
                 owned.queued = False

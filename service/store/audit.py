@@ -35,6 +35,8 @@ Action = Literal[
     "credential.signed_in",
     "credential.resealed",
     "stream.fallback",
+    "stream.backfilled",
+    "stream.rewound",
 ]
 
 

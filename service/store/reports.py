@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from service import errors
-from service.store import pool
+from service.store import backfills, pool
 
 # SQLSTATEs that are no fault of a query: the connection, the server's end, its resources.
 _SERVERS_TROUBLE = ("08", "53", "57P")
@@ -71,6 +71,7 @@ class Overview:
     feed: dict[str, Any]
     replicas: list[dict[str, Any]]
     unowned: int
+    backfills: list[dict[str, Any]]
 
 
 async def overview(database: pool.Database, *, ttl: float) -> Overview:
@@ -143,6 +144,7 @@ async def overview(database: pool.Database, *, ttl: float) -> Overview:
         feed=feed,
         replicas=replicas,
         unowned=unowned["n"],
+        backfills=await backfills.unfinished(database),
     )
 
 
@@ -174,7 +176,9 @@ async def names(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[dic
 
 
 async def tenant(database: pool.Database, tenant_id: UUID) -> dict[str, Any]:
-    """All about one tenant: its row, streams with coverage, newest gaps, polls and rejects (at most 20 each), alerts held."""
+    """All about one tenant: its row, streams with coverage, unfinished backfills, newest gaps, polls and rejects (at most 20
+    each), alerts held.
+    """
     [row] = await fetch(
         database,
         """
@@ -224,7 +228,8 @@ async def tenant(database: pool.Database, tenant_id: UUID) -> dict[str, Any]:
         """,
         tenant_id,
     )
-    return {**row, "streams": streams, "gaps": gaps, "polls": polls, "rejects": rejects}
+    asked = await backfills.unfinished(database, tenant_id)
+    return {**row, "streams": streams, "backfills": asked, "gaps": gaps, "polls": polls, "rejects": rejects}
 
 
 async def parameters(

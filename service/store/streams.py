@@ -42,7 +42,8 @@ async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owne
         rows = await connection.fetch(
             """
             SELECT s.tenant_id, s.source, s.parameters, s.enrolled_at, s.wanted, s.backfill, s.coverage, s.watermark,
-                   s.overlap, s.failures, s.state, s.state_reason, s.cause, s.gone_since, s.history, p.proven, p.read_to,
+                   s.overlap, s.failures, s.state, s.state_reason, s.cause, s.gone_since, s.history, s.gap_share,
+                   p.proven, p.read_to,
                    t.name, t.cloud, t.region, t.state AS tenant_state, t.labels, t.external_ref,
                    c.app_id, c.kind, c.sealed, c.version, c.source AS credential_source
             FROM alertwell.stream s
@@ -77,6 +78,7 @@ async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owne
             cause=row["cause"],
             gone_since=row["gone_since"],
             history=row["history"],
+            gap_share=row["gap_share"],
         )
         tenant = model.Tenant(
             tenant_id=row["tenant_id"],

@@ -161,7 +161,8 @@ def test_bad_duration_of_the_demo(text):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["run"], ["demo"], ["migrate"], ["status"], ["sql"], ["simulate"], ["healthcheck"], ["seal-key"], ["reseal"],
+    [[], ["run"], ["demo"], ["migrate"], ["backfill"], ["rewind"], ["status"], ["sql"], ["simulate"],
+     ["healthcheck"], ["seal-key"], ["reseal"],
      ["tenants"],
      *(["tenants", command] for command in ("add", "import", "list", "show", "pause", "resume", "remove",
                                                "check", "set-credential", "clear-credential"))],

@@ -117,7 +117,7 @@ def test_json(alertwell):
     """One document with stable keys; with --max-age it has grade and reasons, and the exit code holds as well."""
     found = json.loads(alertwell("status", "--json").stdout)
     assert set(found) == {
-        "tenants", "streams", "oldest", "gaps", "attention", "feed", "replicas", "unowned", "ending",
+        "tenants", "streams", "oldest", "gaps", "attention", "feed", "replicas", "unowned", "ending", "backfills",
     }  # fmt: skip
     assert found["tenants"] == {"active": 2}
     assert found["oldest"]["data_age_seconds"] < 300
