@@ -20,6 +20,11 @@ class Memory:
     ordered: bool | None = None
     """Whether the service was shown to keep to the order that is asked for; None until it was put to the test."""
     fallen_back: bool = False
+    read: Intervals = Intervals()
+    """What whole answers have shown above the end of coverage: a record that appears in there came late."""
+    sweep_failures: int = 0
+    sweep_after: float = 0.0
+    """Monotonic seconds before which no sweep goes on."""
     poison: list[tuple[Intervals, datetime]] = field(default_factory=list)
 
     def avoided(self, now: datetime) -> Intervals:
@@ -47,3 +52,7 @@ class Tally:
     partial: str | None = None
     notice: str | None = None
     gap_error: str | None = None
+    sweep_error: str | None = None
+    late: int = 0
+    """Records that came late and were found by other than the sweep; `greatest` is the greatest lateness among them."""
+    greatest: timedelta = timedelta()

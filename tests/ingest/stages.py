@@ -36,6 +36,7 @@ QUICK: dict[str, Any] = {
     "poll_interval": "1s",
     "overlap": "1s",
     "overlap_max": "1s",
+    "sweep_interval": "36500d",
     "live_span": "20s",
     "lease_ttl": "3s",
     "shutdown_grace": "10s",
@@ -391,6 +392,7 @@ async def bench(
     max_body: int = 32 * MIB,
     live_span: float = 7200.0,
     overlap: float = 600.0,
+    sweep_interval: float = 36500 * 86400.0,
     request_timeout: float = 30.0,
 ) -> AsyncIterator[Bench]:
     """A bench with a real client and real tokens."""
@@ -413,7 +415,12 @@ async def bench(
         )
         stack.push_async_callback(provider.close)
         in_flight = budget.ByteBudget(3 * max_body, max_body)
-        rules = plan.Rules(timedelta(seconds=60), timedelta(seconds=live_span), timedelta(seconds=overlap))
+        rules = plan.Rules(
+            timedelta(seconds=60),
+            timedelta(seconds=live_span),
+            timedelta(seconds=overlap),
+            sweep_interval=timedelta(seconds=sweep_interval),
+        )
         desk = reading.Desk(
             sender=client.Client(session, provider, hosts, in_flight, timeout=request_timeout),
             database=database,
