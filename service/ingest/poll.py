@@ -161,15 +161,14 @@ class Poll:
             verified = sweep.verified(stream)
             await sweeps.verify(self._desk.database, self._lease, stream.source, ended, verified)
         self.tally.stream = replace(stream, sweep=model.Sweep(started_at=ended.started_at, span=ended.span))
-        say = _log.warning if ended.late else _log.debug
-        say(
-            "swept",
-            late_arrivals=ended.late,
-            greatest_lateness_seconds=round(ended.greatest.total_seconds()),
-            since=ended.span[0].isoformat(),
-            until=ended.span[1].isoformat(),
-            whole=whole,
-        )
+        _log.debug("swept", since=ended.span[0].isoformat(), until=ended.span[1].isoformat(), whole=whole)
+        if ended.late:
+            _log.warning(
+                "late_arrivals",
+                found_by="sweep",
+                count=ended.late,
+                greatest_lateness_seconds=round(ended.greatest.total_seconds()),
+            )
 
     def _got(self) -> tuple[Intervals, Intervals]:
         """What moves on where answers are good for something."""

@@ -34,12 +34,12 @@ def begun(
     """
     span = rules.sweep_span if reach is None else min(rules.sweep_span, reach)
     pair = (timestamps.floor_ms(now - span), timestamps.floor_ms(now))
-    whole = Intervals.of(pair)
-    return model.Sweep(now, pair, whole) if whole & stream.coverage else None
+    left = Intervals.of(pair) & stream.coverage
+    return model.Sweep(now, pair, left) if left else None
 
 
 def left(stream: model.Stream) -> Intervals:
-    """What is proven, and not read again yet: what is not proven is read as a gap, and not by a sweep."""
+    """What is not read again yet, and still proven: what is not, is read as a gap or by the live window, and not by a sweep."""
     return stream.sweep.left & stream.coverage if stream.sweep else Intervals()
 
 
@@ -50,7 +50,7 @@ def after(stream: model.Stream, shown: Intervals) -> model.Sweep | None:
 
 
 def verified(stream: model.Stream) -> Intervals:
-    """What a sweep that ends whole has read again: all of its span that is proven. What was proven only since it began was read
+    """What a sweep that ends whole has read again: all of its span that is proven. What is proven only since it began was read
     since then, too.
     """
     span = stream.sweep.span if stream.sweep else None

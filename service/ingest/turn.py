@@ -115,11 +115,11 @@ class Turn:
         self._moved()
 
     async def _sweep(self) -> None:
-        """Behind live windows and gaps, of this stream and of others: only where nobody waits for its place."""
+        """Behind the live window and the gaps, and only where there are places enough for those of others."""
         remembered = self._owned.memory
         if remembered.sweep_after > time.monotonic() or self._poll.open_gaps() or not self._poll.sweeping():
             return
-        if not (self._slots.free and self._slots.take_gap()):
+        if self._poll.spent or not (self._slots.free and self._slots.take_sweep()):
             return
         try:
             await self._poll.sweep(lambda: not self._slots.closing and time.monotonic() < self._owned.due)
@@ -282,6 +282,7 @@ class Turn:
         if tally.late:  # once each: what is held is not late a second time
             _log.warning(
                 "late_arrivals",
+                found_by="live",
                 count=tally.late,
                 greatest_lateness_seconds=round(tally.greatest.total_seconds()),
             )

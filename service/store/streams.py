@@ -44,7 +44,8 @@ async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owne
             """
             SELECT s.tenant_id, s.source, s.parameters, s.enrolled_at, s.wanted, s.backfill, s.coverage, s.watermark,
                    s.overlap, s.failures, s.state, s.state_reason, s.cause, s.gone_since, s.history,
-                   s.lateness, p.proven, p.read_to, p.sweep_started_at, p.sweep_span, p.sweep_left, p.sweep_late, p.sweep_lateness,
+                   s.lateness, p.proven, p.read_to,
+                   p.sweep_started_at, p.sweep_span, p.sweep_left, p.sweep_late, p.sweep_lateness,
                    t.name, t.cloud, t.region, t.state AS tenant_state, t.labels, t.external_ref,
                    c.app_id, c.kind, c.sealed, c.version
             FROM alertwell.stream s

@@ -348,6 +348,12 @@ class Bench:
         (loaded,) = await streams.load(self.database, [lease.tenant_id])
         return owned.Owned(lease, loaded.access, loaded.stream, due=0.0)
 
+    async def again(self) -> owned.Owned:
+        """What this replica owns, read anew after its epoch has grown."""
+        (lease,) = await leases.held(self.database, self.replica_id)
+        (loaded,) = await streams.load(self.database, [lease.tenant_id])
+        return owned.Owned(lease, loaded.access, loaded.stream, due=0.0)
+
     async def turn(self, mine: owned.Owned, *, live: bool = True, budget: float = 60.0) -> turn.Turn:
         """One turn of the stream, and a flush; without `live` gaps alone are read, whatever is due."""
         mine.gap_due = 0.0
