@@ -8,9 +8,10 @@ from uuid import UUID, uuid4
 import pytest
 from structlog.testing import capture_logs
 
+from service import errors, model
 from service.ingest import plan
 from service.simulator import ticks
-from service.store import leases, sweeps
+from service.store import leases, proofs, sweeps
 from tests.ingest import stages
 from tests.ingest.stages import CONTOSO, moment
 from tests.ingest.waiting import until
@@ -312,3 +313,35 @@ async def test_replicas_sweep_and_the_overlap_grows_for_all(stage):
     assert row["late_arrivals"] == 4
     assert row["overlap"] == timedelta(seconds=3)
     assert {row["revision"] for row in (await stage.books.alerts()).values()} == {1}
+
+
+async def test_a_late_writer_neither_verifies_nor_widens(bench):
+    """Both ask for the lease first: of an epoch that is over nothing is written, and nothing grows."""
+    mine = await bench.take()
+    await bench.turn(mine)
+    before = await bench.books.stream()
+    await bench.books.rows.execute("UPDATE alertwell.lease SET epoch = epoch + 1")
+    was = await epoch(bench)
+    with pytest.raises(errors.LeaseLost):
+        await sweeps.verify(bench.database, mine.lease, "siem", model.Sweep(bench.now), mine.stream.coverage)
+    with pytest.raises(errors.LeaseLost):
+        await sweeps.widen_overlap(
+            bench.database, mine.lease, mine.stream, timedelta(minutes=20), mine.stream.coverage
+        )
+    after = await bench.books.stream()
+    names = ("coverage", "overlap", "last_verified_at", "verified")
+    assert [after[name] for name in names] == [before[name] for name in names]
+    assert await epoch(bench) == was
+
+
+async def test_what_was_verified_elsewhere_is_not_verified_here(swept):
+    """With the proof, other parameters take back what a sweep verified, and the sweep under way."""
+    mine = await swept.take()
+    mine = await go_on(swept, mine, 7 * HOUR, step=30 * MINUTE)
+    assert (await swept.books.stream())["last_verified_at"]
+    async with swept.database.transaction() as connection:
+        await proofs.take_back(connection, [(UUID(CONTOSO), "siem")])
+    row = await swept.books.stream()
+    assert (row["last_verified_at"], list(row["verified"]), list(row["coverage"])) == (None, [], [])
+    left = await swept.books.rows.fetchval("SELECT sweep_left FROM alertwell.stream_progress")
+    assert left is None
