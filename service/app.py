@@ -21,7 +21,18 @@ import structlog
 
 from service import errors, line, log, parts, process, settings
 from service.auth import claims, files
-from service.ingest import ownership, plan, proving, reading, retention, scheduler, sequencer, worker
+from service.ingest import (
+    horizon,
+    ownership,
+    plan,
+    proving,
+    reading,
+    renewals,
+    retention,
+    scheduler,
+    sequencer,
+    worker,
+)
 from service.metrics import Metrics
 from service.sources import registry
 from service.store import feed, pool, schema
@@ -33,6 +44,7 @@ _TICK = 1.0
 _CONTROL_CONNECTIONS = 4
 _RETENTION_EVERY = 3600.0
 _GAUGES_EVERY = 15.0
+_HORIZON_EVERY = 600.0
 _FLUSH_EVERY = 10.0
 _STANDSTILL = 30.0
 _log = structlog.get_logger(__name__)
@@ -104,7 +116,10 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         measured.database_up.set(1)
 
         restored = asyncio.Event()
-        door = await stack.enter_async_context(line.open_line(config, measured, on_restored=restored.set))
+        renewed = renewals.Renewals(control, lambda: polls.leases)
+        door = await stack.enter_async_context(
+            line.open_line(config, measured, on_restored=restored.set, on_rotated=renewed.note)
+        )
         desk = reading.Desk(
             sender=door.sender,
             database=database,
@@ -145,10 +160,12 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         # from here on, what was started has to end in peace
         stack.push_async_callback(_quietly, owner.resign)
         stack.push_async_callback(_quietly, partial(polls.flush, everything=True))
+        stack.push_async_callback(_quietly, renewed.flush)
         stack.push_async_callback(proofs.stop)
 
         clock = scheduler.Scheduler()
-        watched = files.Watch(door.shared.paths if door.shared else ())
+        keys = (config.sealing_keys_file,) if config.sealing_keys_file else ()
+        watched = files.Watch([*(door.shared.paths if door.shared else ()), *keys])
 
         async def tick() -> None:
             if restored.is_set() or watched.changed():
@@ -176,7 +193,10 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         clock.every(_TICK, owner.look, name="roster")
         clock.every(_TICK, proofs.round, name="proofs")
         clock.every(_FLUSH_EVERY, polls.flush, name="progress")
+        clock.every(_TICK, renewed.flush, name="sign-ins")
         clock.every(_GAUGES_EVERY, gauges, name="gauges")
+        ends = horizon.Horizon(control, door.tokens.horizons, measured)
+        clock.every(_HORIZON_EVERY, ends.round, name="horizon")
         clock.every(_RETENTION_EVERY, partial(retention.prune, control, keep), name="retention")
 
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -67,6 +67,11 @@ CAUSES: Final[Mapping[str, Cause]] = {
         "no federated credential of the app fits the token",
         "Compare issuer, subject and audience with the app registration, letter by letter; a new record takes some minutes",
     ),
+    "public_client_off": Cause(
+        "operator",
+        "the app does not allow users to sign in without a secret",
+        "Switch on Allow public client flows in the app registration, under Authentication",
+    ),
     "clock_skew": Cause(
         "operator",
         "the assertion is outside its time",

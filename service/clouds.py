@@ -128,6 +128,7 @@ class Endpoints:
         """Raise errors.BadInput where a tenant of this cloud and region could not be read; for enrolment."""
         self.authority(cloud)
         self.base_url(service, cloud, region)
+        self.audience(service, cloud)  # another address does not bring an API that the cloud has not
 
     def base_url(self, service: str, cloud: str, region: str | None) -> str:
         """The URL without a slash at its end, to which a request's path is appended. Raises errors.BadInput."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from service import parts, settings
+from service import model, parts, settings
 from service.auth import modes, tokens
 from service.metrics import Metrics
 from service.transport import budget, client, pace
@@ -25,15 +25,24 @@ class Line:
 
 @asynccontextmanager
 async def open_line(
-    config: settings.Settings, measured: Metrics, *, on_restored: Callable[[], None] | None = None
+    config: settings.Settings,
+    measured: Metrics,
+    *,
+    shared: modes.SharedApp | None = None,
+    on_restored: Callable[[], None] | None = None,
+    on_rotated: Callable[[model.Access, bytes], None] | None = None,
 ) -> AsyncIterator[Line]:
-    """Open it as the settings say; a command that asks Microsoft something uses the same one as a replica."""
+    """Open it as the settings say; a command that asks Microsoft something uses the same one as a replica.
+
+    `shared` takes the place of the settings' app: for a rehearsal. `on_rotated` is for whoever keeps sign-ins: see
+    `auth.tokens.Tokens`.
+    """
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(
             sessions.open_session(config.ca_file, connections=config.max_concurrent_polls)
         )
         hosts = parts.endpoints(config)
-        shared = parts.shared_app(config)
+        shared = shared or parts.shared_app(config)
         proxy = parts.proxy(config)
         provider = tokens.Tokens(
             hosts,
@@ -44,8 +53,10 @@ async def open_line(
             proxy=proxy,
             siem_form=config.siem_token,
             roles=parts.roles(),
+            scopes=parts.scopes(),
             observe=lambda _service, outcome, _seconds: measured.tokens.labels(outcome).inc(),
             on_restored=on_restored,
+            on_rotated=on_rotated,
         )
         stack.push_async_callback(provider.close)
         in_flight = budget.ByteBudget(config.max_bytes_in_flight, config.max_body_bytes)

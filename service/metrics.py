@@ -108,6 +108,12 @@ class Metrics:
         self.clock_skew_seconds = gauge(
             "clock_skew_seconds", "Seconds that this machine's clock is ahead of Microsoft's."
         )
+        self.credential_expires_timestamp_seconds = gauge(
+            "credential_expires_timestamp_seconds",
+            "When a credential ends, in Unix time, where that is known: the shared app's, and the first of tenants' own.",
+            "owner",
+            "kind",
+        )
 
         for state in get_args(model.StreamState):
             self.streams.labels(state)

@@ -43,14 +43,16 @@ class Tenant:
 class Credential:
     """How to authenticate to one tenant (or one of its streams) where that is not the shared app.
 
-    `sealed` is the secret as stored: only `auth.sealing` opens it. `version` changes whenever the credential does, so that
-    an app object built with an older one is not used again.
+    `sealed` is the secret as stored: only `auth.sealing` opens it. `version` names the credential among all that its tenant ever
+    had, so that two are equal where they are the same one, whether or not it was sealed anew in between. `source` is the stream
+    that it is for, empty where it is for all of the tenant's.
     """
 
     app_id: str
     kind: CredentialKind
-    sealed: bytes
+    sealed: bytes = field(repr=False, compare=False)
     version: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

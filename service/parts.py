@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from service import clouds, errors, proxies, settings
 from service.auth import credentials, federated, managed, modes, sealing
 from service.sources import contract, registry
@@ -26,9 +28,18 @@ def roles() -> dict[str, frozenset[str]]:
 
     A token that has only another source's role is refused by the API itself, which names what it wants.
     """
+    return _by_service(lambda source: source.roles)
+
+
+def scopes() -> dict[str, frozenset[str]]:
+    """The same for the delegated permissions of a signed-in user."""
+    return _by_service(lambda source: source.scopes)
+
+
+def _by_service(needed: Callable[[contract.Source], frozenset[str]]) -> dict[str, frozenset[str]]:
     wanted: dict[str, frozenset[str]] = {}
     for source in registry.SOURCES.values():
-        wanted[source.service] = wanted.get(source.service, frozenset()) | source.roles
+        wanted[source.service] = wanted.get(source.service, frozenset()) | needed(source)
     return wanted
 
 
@@ -66,7 +77,7 @@ def shared_app(config: settings.Settings) -> modes.SharedApp | None:
     secret = config.client_secret.get_secret_value() if config.client_secret else None
     password = config.client_certificate_password
     _fit(config)
-    source = _token_source(config)
+    source = token_source(config)
     if config.client_id is None and source is None:
         return None
     app = modes.SharedApp(
@@ -117,7 +128,8 @@ def _fit(config: settings.Settings) -> None:
         )
 
 
-def _token_source(config: settings.Settings) -> federated.Source | None:
+def token_source(config: settings.Settings) -> federated.Source | None:
+    """Where federated tokens come from, where the settings name that. Raises errors.BadSetting."""
     if config.federated_token_file is not None:
         return federated.TokenFile(config.federated_token_file)
     if config.managed_identity is not None:

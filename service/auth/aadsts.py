@@ -39,12 +39,16 @@ def _same(verdict: Verdict, *numbers: int) -> dict[int, Verdict]:
 _SIGN_IN_AGAIN: Final = Verdict(
     "C", "sign_in_again", "the sign-in has ended", "the user has to sign in again"
 )
-_USER: Final = Verdict(
-    "C", "user_refused", "the user account is missing, disabled, or its password is not accepted"
-)
+_USER: Final = Verdict("C", "user_refused", "Entra does not know the user account, or refuses its password")
 _POLICY: Final = Verdict(
     "C", "policy_blocks", "a Conditional Access or security policy of the customer blocks our app"
 )
+
+
+def _ended(why: str) -> Verdict:
+    return Verdict("C", "sign_in_again", "the sign-in has ended", why)
+
+
 _PASSING: Final = Verdict("R", "entra_unavailable", "Entra has a passing fault")
 _CONSENT: Final = Verdict(
     "C", "consent_missing", "the customer has not consented to our app, or took the consent back"
@@ -130,8 +134,21 @@ BY_NUMBER: Final[Mapping[int, Verdict]] = {
     **_same(_PERMISSIONS, 650054, 650056, 650057, 65005),
     **_same(_BAD_SCOPE, 70011, 1002012, 700022),
     **_same(_POLICY, 53000, 53001, 53002, 53003, 530032, 530035),
-    **_same(_USER, 50034, 50055, 50057, 50126),
-    **_same(_SIGN_IN_AGAIN, 50076, 50078, 50079, 50158, 50173, 70000, 70008, 70043, 700082, 70019),
+    **_same(_USER, 50034, 50126),
+    50055: Verdict("C", "user_refused", "the user's password has expired"),
+    50057: Verdict("C", "user_refused", "the user account is disabled"),
+    50173: _ended("it was revoked, or the user's password was changed"),
+    700082: _ended("it was not used for 90 days"),
+    70043: _ended("the customer's policy limits how long a sign-in lasts"),
+    70019: _ended("nobody entered the code in time"),
+    **_same(
+        _ended("the customer's policy asks for a second factor, which only the user can give"),
+        50076,
+        50078,
+        50079,
+        50158,
+    ),
+    **_same(_SIGN_IN_AGAIN, 70000, 70008),
     **_same(_PASSING, 90033, 90006, 90012, 90024, 90090, 50033, 50087),
     **_same(_SUPPORT, 50000, 90036, 90092),
 }

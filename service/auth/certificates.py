@@ -65,13 +65,22 @@ class Certificate:
         return b"".join(parts).decode()
 
 
-def read(content: bytes, password: str | None, name: str) -> Certificate:
-    """Read PEM (key and certificates in one file) or PFX. Raises errors.BadSetting, whose message starts with `name`."""
+def read(
+    content: bytes,
+    password: str | None,
+    name: str,
+    *,
+    how: str = "set ALERTWELL_CLIENT_CERTIFICATE_PASSWORD_FILE",
+) -> Certificate:
+    """Read PEM (key and certificates in one file) or PFX. Raises errors.BadSetting, whose message starts with `name`.
+
+    `how` says what to do for a password, for where it is missing.
+    """
     try:
         if b"-----BEGIN " in content:
-            key, certificates = _pem(content, password, name)
+            key, certificates = _pem(content, password, name, how)
         else:
-            key, certificates = _pfx(content, password, name)
+            key, certificates = _pfx(content, password, name, how)
     except UnsupportedAlgorithm:
         raise errors.BadSetting(
             f"{name}: is encrypted in a way that is not supported any more; export it again with AES-256"
@@ -89,7 +98,7 @@ def read(content: bytes, password: str | None, name: str) -> Certificate:
     return Certificate(chain[0].fingerprint(hashes.SHA256()), chain[0].not_valid_after_utc, key, tuple(chain))
 
 
-def _pem(content: bytes, password: str | None, name: str) -> tuple[Any, list[x509.Certificate]]:
+def _pem(content: bytes, password: str | None, name: str, how: str) -> tuple[Any, list[x509.Certificate]]:
     blocks = list(_KEY.finditer(content))
     if not blocks:
         raise errors.BadSetting(
@@ -100,9 +109,7 @@ def _pem(content: bytes, password: str | None, name: str) -> tuple[Any, list[x50
     block = blocks[0].group()
     sealed = b"ENCRYPTED" in block
     if sealed and password is None:
-        raise errors.BadSetting(
-            f"{name}: its key has a password; set ALERTWELL_CLIENT_CERTIFICATE_PASSWORD_FILE"
-        )
+        raise errors.BadSetting(f"{name}: its key has a password; {how}")
     try:
         key = serialization.load_pem_private_key(block, password.encode() if sealed and password else None)
     except (ValueError, TypeError):
@@ -116,7 +123,7 @@ def _pem(content: bytes, password: str | None, name: str) -> tuple[Any, list[x50
         raise errors.BadSetting(f"{name}: its certificate is damaged") from None
 
 
-def _pfx(content: bytes, password: str | None, name: str) -> tuple[Any, list[x509.Certificate]]:
+def _pfx(content: bytes, password: str | None, name: str, how: str) -> tuple[Any, list[x509.Certificate]]:
     if _whole_der(content):
         # Some tools write an empty password where others write none.
         for tried in (b"", None) if password is None else (password.encode(),):
@@ -129,9 +136,7 @@ def _pfx(content: bytes, password: str | None, name: str) -> tuple[Any, list[x50
             return key, [one for one in (certificate, *others) if one is not None]
         if not _bare(content):
             wrong = (
-                "it has a password; set ALERTWELL_CLIENT_CERTIFICATE_PASSWORD_FILE"
-                if password is None
-                else "the password is wrong, or it is damaged"
+                f"it has a password; {how}" if password is None else "the password is wrong, or it is damaged"
             )
             raise errors.BadSetting(f"{name}: {wrong}")
         raise errors.BadSetting(f"{name}: holds a certificate without its private key")

@@ -60,10 +60,10 @@ def check(
         )
     if now is not None:
         _alive(claims.get("exp"), now)
-    if (lacking := _lacking(tuple(roles), claims.get("roles"))) is not None:
+    if (lacking := _lacking(sorted(roles), claims.get("roles"))) is not None:
         raise errors.Attention(f"the token is fine but lacks the role {lacking}", code="role_missing")
     scp = claims.get("scp")
-    if (lacking := _lacking(tuple(scopes), scp.split() if isinstance(scp, str) else None)) is not None:
+    if (lacking := _lacking(sorted(scopes), scp.split() if isinstance(scp, str) else None)) is not None:
         raise errors.Attention(f"the token is fine but lacks the scope {lacking}", code="scope_missing")
 
 
@@ -76,7 +76,7 @@ def _alive(exp: object, now: clock.Clock) -> None:
         )
 
 
-def _lacking(wanted: tuple[str, ...], granted: object) -> str | None:
+def _lacking(wanted: list[str], granted: object) -> str | None:
     """What is missing and what is there, for people; None where one of `wanted` is there, or none is wanted."""
     held = granted if isinstance(granted, list) else []
     if not wanted or any(one in held for one in wanted):
@@ -86,13 +86,16 @@ def _lacking(wanted: tuple[str, ...], granted: object) -> str | None:
     return f"{' or '.join(wanted)} (has: {shown or 'none'})"
 
 
-def lacks(token: str, roles: Collection[str]) -> bool:
-    """Whether a readable token of an app holds none of these roles: one service's token may do for one source alone."""
+def lacks(token: str, roles: Collection[str], scopes: Collection[str] = ()) -> bool:
+    """Whether a readable token holds none of these roles (of an app), or none of these scopes (of a signed-in user): one
+    service's token may do for one source alone.
+    """
     claims = _claims(token)
-    if claims is None or "scp" in claims or not roles:
+    if claims is None:
         return False
-    granted = claims.get("roles")
-    return not isinstance(granted, list) or not any(role in granted for role in roles)
+    wanted, granted = (scopes, claims["scp"]) if "scp" in claims else (roles, claims.get("roles"))
+    held = granted.split() if isinstance(granted, str) else granted
+    return bool(wanted) and (not isinstance(held, list) or not any(each in held for each in wanted))
 
 
 def _claims(token: str) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from service import errors, model
+from service import errors, horizons, model
 from service.auth import certificates, federated, files, modes
 
 OWNER: Final = "shared"
@@ -17,7 +17,7 @@ OWNER: Final = "shared"
 @dataclass(frozen=True, slots=True)
 class _Way:
     kind: model.CredentialKind
-    look: Callable[[], tuple[modes.Mode, int]] = field(repr=False)
+    look: Callable[[], tuple[modes.OfApp, int]] = field(repr=False)
 
 
 class Shared:
@@ -48,7 +48,7 @@ class Shared:
             given = modes.ClientSecret(app.secret)
             self._ways.append(_Way("client_secret", lambda: (given, 0)))
 
-    def read(self) -> list[tuple[modes.Identity, modes.Mode]]:
+    def read(self) -> list[tuple[modes.Identity, modes.OfApp]]:
         """The credentials with their identities, new ones where a file has changed since. Costs a stat a file."""
         found = []
         for way in self._ways:
@@ -56,19 +56,20 @@ class Shared:
             found.append((modes.Identity(OWNER, self.app.app_id or "", way.kind, version), mode))
         return found
 
-    def horizons(self) -> list[modes.Horizon]:
+    def horizons(self) -> list[horizons.Ending]:
         """Until when each lasts."""
         ends = []
         for identity, mode in self.read():
             end: datetime | None
+            overdue: datetime | None = None
             match mode:
                 case certificates.Certificate():
                     end = mode.expires_at
                 case federated.Federated(source):
-                    end = source.expires_at
+                    end, overdue = source.expires_at, source.overdue_at
                 case modes.ClientSecret():
                     end = self.app.secret_expires_at
-            ends.append(modes.Horizon(identity.owner, identity.app_id, identity.kind, end))
+            ends.append(horizons.Ending(OWNER, identity.app_id, identity.kind, end, overdue))
         return ends
 
 

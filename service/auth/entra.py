@@ -29,7 +29,7 @@ _FAMILIES: Final = (
     TypeError,
     AttributeError,
     ArithmeticError,
-    RecursionError,
+    RuntimeError,  # deeply nested JSON, and MSAL's of an id token
     OSError,
 )
 
@@ -49,17 +49,10 @@ class App:
     def grant(self, session: wire.Wire, scope: str, seconds: float) -> replies.Grant:
         """Fetch a new token within so many seconds. Raises errors.PollFailure, errors.BadSetting."""
         mode = self.open()
-        failure: errors.PollFailure
-        with session.call(urlsplit(self.authority).netloc.lower(), seconds, self.memory):
-            try:
-                result = self._fetch(session, mode, scope)
-            except _FAMILIES as error:
-                self.memory.clear()  # metadata that MSAL cannot use are not asked twice
-                failure = errors.Transient(f"Entra's answer cannot be used ({type(error).__name__})")
-            else:
-                return replies.grant(result)
-        # Outside of the except block: the original may quote an answer.
-        raise failure
+        result = exchange(
+            session, self.authority, seconds, self.memory, lambda: self._fetch(session, mode, scope)
+        )
+        return replies.grant(result)
 
     def proof(self, endpoint: str, now: clock.Clock) -> dict[str, str]:
         """What proves to the token endpoint that we are this app, as fields of a form.
@@ -70,6 +63,8 @@ class App:
         match self.open():
             case modes.ClientSecret(value):
                 return {**named, "client_secret": value}
+            case modes.Delegated(refresh_token):
+                return {**named, "grant_type": "refresh_token", "refresh_token": refresh_token}
             case mode:
                 text = self._assertion(mode, endpoint, now)
                 return {**named, "client_assertion_type": _ASSERTION_TYPE, "client_assertion": text}
@@ -82,6 +77,10 @@ class App:
                 mode.source.refused()
 
     def _fetch(self, session: wire.Wire, mode: modes.Mode, scope: str) -> dict[str, Any]:
+        if isinstance(mode, modes.Delegated):
+            public = public_client(self.identity.app_id, self.authority, session)
+            renewed: dict[str, Any] = public.acquire_token_by_refresh_token(mode.refresh_token, [scope])
+            return dated(renewed)
         app = msal.ConfidentialClientApplication(
             self.identity.app_id,
             client_credential=self._credential(mode, session.clock),
@@ -92,11 +91,9 @@ class App:
             token_cache=msal.TokenCache(),
         )
         result: dict[str, Any] = app.acquire_token_for_client(scopes=[scope])
-        if "refresh_on" in result:
-            result["refresh_in"] = result["refresh_on"] - time.time()
-        return result
+        return dated(result)
 
-    def _credential(self, mode: modes.Mode, now: clock.Clock) -> str | dict[str, Any]:
+    def _credential(self, mode: modes.OfApp, now: clock.Clock) -> str | dict[str, Any]:
         match mode:
             case modes.ClientSecret(value):
                 return value
@@ -121,3 +118,48 @@ class App:
                 return mode.assertion(self.identity.app_id, endpoint, now.now())
             case federated.Federated(source):
                 return source.assertion(now.now())
+
+
+def public_client(app_id: str, authority: str, session: wire.Wire) -> Any:
+    """MSAL's public client of one tenant: users sign in on it, and it sends no secret."""
+    return msal.PublicClientApplication(
+        app_id,
+        authority=authority,
+        instance_discovery=False,  # on any error it would ask another host and hide the error
+        http_client=session,
+        token_cache=msal.TokenCache(),
+    )
+
+
+def exchange(
+    session: wire.Wire,
+    authority: str,
+    seconds: float,
+    memory: wire.Memory,
+    act: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
+    """What MSAL brings from this authority within so many seconds. Raises errors.PollFailure, errors.BadSetting."""
+    failure: errors.PollFailure
+    with session.call(urlsplit(authority).netloc.lower(), seconds, memory):
+        try:
+            return act()
+        except _FAMILIES as error:
+            memory.clear()  # metadata that MSAL cannot use are not asked twice
+            failure = errors.Transient(f"Entra's answer cannot be used ({type(error).__name__})")
+    # Outside of the except block: the original may quote an answer.
+    raise failure
+
+
+def dated(result: dict[str, Any]) -> dict[str, Any]:
+    """MSAL's result with Entra's advice as Entra gave it: in seconds from now."""
+    if "refresh_on" in result:
+        result["refresh_in"] = result["refresh_on"] - time.time()
+    return result
+
+
+def not_public(app_id: str) -> errors.Attention:
+    """What it means that Entra asks for a secret where a user signed in."""
+    return errors.Attention(
+        f"app {app_id} does not allow public client flows (AADSTS7000218), which a user's sign-in needs",
+        code="public_client_off",
+    )

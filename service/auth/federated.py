@@ -37,6 +37,10 @@ class Source(Protocol):
     def expires_at(self) -> datetime | None:
         """The end of the token of this moment, where somebody has to care for the next."""
 
+    @property
+    def overdue_at(self) -> datetime | None:
+        """From when on whoever cares for the next has not: a tenth of the token's life before its end."""
+
     def assertion(self, now: float) -> str:
         """A token; `now` is Entra's time. Raises errors.CredentialRefused where there is none to have."""
 
@@ -67,6 +71,13 @@ class TokenFile:
     def expires_at(self) -> datetime | None:
         return ends(self._kept.look()[0])
 
+    @property
+    def overdue_at(self) -> datetime | None:
+        token = self._kept.look()[0]
+        end, begin = ends(token), _moment(token, "iat")
+        # Kubernetes renews at four fifths of a token's life
+        return end if end is None or begin is None or begin >= end else end - (end - begin) / 10
+
     def assertion(self, now: float) -> str:  # noqa: ARG002  # the file's owner decides when it is renewed
         return self._kept.look()[0]
 
@@ -76,9 +87,13 @@ class TokenFile:
 
 def ends(token: str) -> datetime | None:
     """When a token says that it ends. No signature is checked: it is for people, and decides nothing."""
+    return _moment(token, "exp")
+
+
+def _moment(token: str, claim: str) -> datetime | None:
     try:
         content: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
-        return datetime.fromtimestamp(float(content["exp"]), UTC)
+        return datetime.fromtimestamp(float(content[claim]), UTC)
     except (
         jwt.InvalidTokenError,
         LookupError,

@@ -44,6 +44,7 @@ class ManagedIdentity:
         self.paths: tuple[Path, ...] = ()
         self.version = 0
         self.expires_at: datetime | None = None  # Azure renews it, and nobody has to care
+        self.overdue_at: datetime | None = None
         self._identity = (
             msal.UserAssignedManagedIdentity(client_id=client_id)
             if client_id

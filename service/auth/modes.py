@@ -21,7 +21,16 @@ class ClientSecret:
     value: str = field(repr=False)
 
 
-Mode: TypeAlias = ClientSecret | certificates.Certificate | federated.Federated
+@dataclass(frozen=True, slots=True)
+class Delegated:
+    """A user's sign-in on a public client: the refresh token is all there is, and no secret goes with it."""
+
+    refresh_token: str = field(repr=False)
+
+
+OfApp: TypeAlias = ClientSecret | certificates.Certificate | federated.Federated
+"""Every way in which an app proves itself."""
+Mode: TypeAlias = OfApp | Delegated
 """Every way to authenticate; code that depends on the way matches on the class."""
 
 
@@ -59,24 +68,11 @@ class Identity:
     app_id: str
     kind: model.CredentialKind
     version: int
-    sealed: bytes = field(default=b"", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Horizon:
-    """Until when a credential lasts; None where that is not known, or somebody else renews it."""
-
-    owner: str
-    app_id: str
-    kind: model.CredentialKind
-    expires_at: datetime | None
 
 
 def own_identity(tenant: model.Tenant, credential: model.Credential) -> Identity:
     """The identity of a tenant's own credential."""
-    return Identity(
-        str(tenant.tenant_id), credential.app_id, credential.kind, credential.version, credential.sealed
-    )
+    return Identity(str(tenant.tenant_id), credential.app_id, credential.kind, credential.version)
 
 
 def unsealed(
@@ -104,7 +100,5 @@ def unsealed(
             return certificates.read(
                 sealer.unseal(credential.sealed).encode(), None, "a tenant's stored certificate"
             )
-        case _:
-            raise errors.BadSetting(
-                f"a tenant has a credential of the kind {credential.kind}, which this version cannot use"
-            )
+        case "delegated":
+            return Delegated(sealer.unseal(credential.sealed))

@@ -28,13 +28,25 @@ class FormRefused(errors.Attention):
     """Entra refuses the resource in this form of request (v2 `scope=` or v1 `resource=`); the other form may do."""
 
 
+class Pending(errors.Transient):
+    """A device code that nobody has taken up yet: ask again after the interval, which grows where `slower`."""
+
+    def __init__(self, message: str, *, slower: bool) -> None:
+        super().__init__(message)
+        self.slower = slower
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A token with its life from now in seconds, and when to ask for the next where Entra said so (`refresh_in`)."""
+    """A token with its life from now in seconds, and when to ask for the next where Entra said so (`refresh_in`).
+
+    `refresh_token` comes with a signed-in user's token: the newest one, while those before it stay good.
+    """
 
     token: str = field(repr=False)
     seconds: float
     refresh_in: float | None = None
+    refresh_token: str | None = field(default=None, repr=False)
 
 
 def read(status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
@@ -73,13 +85,22 @@ def grant(content: Mapping[str, Any]) -> Grant:
     life = _number(content.get("expires_in"))
     if life is None or life <= 0:
         raise errors.Transient("Entra's answer holds a token without a life (expires_in)")
-    return Grant(token, min(life, LONGEST_LIFE), _number(content.get("refresh_in")))
+    refresh_in = _number(content.get("refresh_in"))
+    return Grant(token, min(life, LONGEST_LIFE), refresh_in, refresh_token(content))
+
+
+def refresh_token(content: Mapping[str, Any]) -> str | None:
+    """The refresh token of a success, where there is one of a sane length."""
+    token = content.get("refresh_token")
+    return token if isinstance(token, str) and 0 < len(token) <= claims.LONGEST else None
 
 
 def failure(refusal: aadsts.Refusal, *, status: int, retry_after: float | None) -> errors.PollFailure:
     """The error for a refusal; its message holds the sentence and the number to look up, nothing of the answer's text."""
     verdict = refusal.verdict
     message = verdict.sentence(refusal.label)
+    if refusal.error in ("authorization_pending", "slow_down"):
+        return Pending(message, slower=refusal.error == "slow_down")
     if verdict.code in ("entra_throttles", "asked_too_often"):
         return errors.Throttled(message, status=status, retry_after=max(retry_after or 0.0, _LOOP_WAIT))
     if verdict.who == "R":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from service import errors, model
-from service.auth import breaker, modes, replies, wire
+from service.auth import breaker, modes, replies, sealing, wire
 
 Form = Literal["v2", "v1"]
 Outcome: TypeAlias = replies.Grant | errors.PollFailure
@@ -72,6 +72,20 @@ class Holding:
     slots: dict[tuple[str, model.Credential | None], Slot] = field(default_factory=dict)
     breakers: dict[modes.Identity, breaker.Breaker] = field(default_factory=dict, repr=False)
     memory: wire.Memory = field(default_factory=dict, repr=False)
+    renewed: dict[model.Credential, bytes] = field(default_factory=dict, repr=False)
+
+    def sealed(self, credential: model.Credential) -> bytes:
+        """The newest that is known of a credential: a sign-in gets another refresh token with each renewal."""
+        return self.renewed.get(credential, credential.sealed)
+
+    def renew(self, credential: model.Credential, refresh_token: str, sealer: sealing.Sealer) -> bytes | None:
+        """Hold what a renewal brought, sealed, None where it is no other; the oldest beyond what streams can use goes."""
+        if sealer.unseal(self.sealed(credential)) == refresh_token:
+            return None
+        for old in list(self.renewed)[: max(len(self.renewed) + 1 - _MOST, 0)]:
+            del self.renewed[old]
+        sealed = self.renewed[credential] = sealer.seal(refresh_token)
+        return sealed
 
     def add(self, service: str, credential: model.Credential | None, slot: Slot) -> None:
         """Hold one more slot; the oldest beyond what streams can use goes."""

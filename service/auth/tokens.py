@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -19,7 +20,7 @@ from uuid import UUID
 import aiohttp
 import structlog
 
-from service import clouds, errors, model, proxies
+from service import clouds, errors, horizons, model, proxies
 from service.auth import (
     breaker,
     claims,
@@ -57,19 +58,22 @@ class Tokens:
         proxy: proxies.Proxy | None = None,
         siem_form: SiemForm = "auto",
         roles: Mapping[str, frozenset[str]] | None = None,
+        scopes: Mapping[str, frozenset[str]] | None = None,
         deadline: float = 10.0,
         places: int = 32,
         queue_time: float = 30.0,
         observe: Callable[[str, str, float], None] | None = None,
         on_restored: Callable[[], None] | None = None,
+        on_rotated: Callable[[model.Access, bytes], None] | None = None,
         now: clock.Clock | None = None,
     ) -> None:
         """`shared` is the app of tenants without a credential of their own, `sealer` opens those credentials.
 
-        `roles` names for each service the app roles of which one is needed. `deadline` is the seconds of one request for
-        a token, `places` how many run at once, `queue_time` the seconds to wait for a place. `observe(service, outcome,
-        seconds)` is called after each flight, with "ok" or a failure's kind; `on_restored()` when a credential that was
-        refused is accepted again; `now` is taught Entra's time. Raises errors.BadSetting for a file that cannot be used.
+        `roles` names for each service the app roles of which one is needed, `scopes` the delegated permissions of a user.
+        `deadline` is the seconds of one request for a token, `places` how many run at once, `queue_time` the seconds to wait for
+        a place. `observe(service, outcome, seconds)` is called after each flight, with "ok" or a failure's kind; `on_restored()`
+        when a credential that was refused is accepted again; `on_rotated(access, sealed)` when a user's sign-in got another
+        refresh token, for whoever keeps it; `now` is taught Entra's time. Raises errors.BadSetting where a file cannot be used.
         """
         self._endpoints = endpoints
         self._session = session
@@ -77,9 +81,11 @@ class Tokens:
         self._sealer = sealer
         self._siem_form = siem_form
         self._roles = dict(roles or {})
+        self._scopes = dict(scopes or {})
         self._deadline = deadline
         self._observe = observe
         self._on_restored = on_restored
+        self._on_rotated = on_rotated
         self.clock = now or clock.Clock()
         self._wire = wire.Wire(ca_file, places, self.clock, proxy)
         self._proxy = proxy
@@ -124,7 +130,7 @@ class Tokens:
         """Drop all that is kept of a tenant: removed, owned by another replica, or to be tried anew at once."""
         self._tenants.pop(tenant_id, None)
 
-    def horizons(self) -> list[modes.Horizon]:
+    def horizons(self) -> list[horizons.Ending]:
         """Until when each of the shared app's credentials lasts. Tenants' own are in the database, with their end."""
         return self._shared.horizons() if self._shared else []
 
@@ -190,9 +196,24 @@ class Tokens:
             grant = await self._grant(apps, audience, _other(slot.form))
             slot.form = _other(slot.form)
             _log.info("token.form_changed", service=service, form=slot.form)
-        roles = self._roles.get(service, ())
-        claims.check(grant.token, tenant_id=tenant.tenant_id, audience=audience, roles=roles, now=self.clock)
+        check = partial(
+            claims.check, grant.token, tenant_id=tenant.tenant_id, audience=audience, now=self.clock
+        )
+        if access.credential is None or access.credential.kind != "delegated":
+            check(roles=self._roles.get(service, ()))
+            return grant
+        check(scopes=self._scopes.get(service, ()))
+        self._renew(access, access.credential, grant)
         return grant
+
+    def _renew(self, access: model.Access, credential: model.Credential, grant: replies.Grant) -> None:
+        """Hold the refresh token that came with a user's token, unless its tenant was forgotten meanwhile."""
+        holding = self._tenants.get(access.tenant.tenant_id)
+        if holding is None or self._sealer is None or grant.refresh_token is None:
+            return
+        sealed = holding.renew(credential, grant.refresh_token, self._sealer)
+        if sealed is not None and self._on_rotated:
+            self._on_rotated(access, sealed)
 
     async def _grant(
         self, apps: list[tuple[entra.App, breaker.Breaker]], audience: str, form: slots.Form
@@ -226,6 +247,8 @@ class Tokens:
             return await self._once(place, app, audience, form)
         except errors.CredentialRefused as refusal:
             app.refused()
+            if app.identity.kind == "delegated" and refusal.code == "secret_missing":
+                raise entra.not_public(app.identity.app_id) from None
             if refusal.code != "clock_skew" or self.clock.skew == skew:
                 raise
         # The refusal's own Date has told us the time.
@@ -251,9 +274,9 @@ class Tokens:
         if own is not None:
             identity = modes.own_identity(access.tenant, own)
             source = self._shared.app.federated if self._shared else None
-            app = entra.App(
-                identity, authority, partial(modes.unsealed, own, self._sealer, source), holding.memory
-            )
+            newest = replace(own, sealed=holding.sealed(own))
+            opened = partial(modes.unsealed, newest, self._sealer, source)
+            app = entra.App(identity, authority, opened, holding.memory)
             return [(app, holding.guard(identity, partial(self._new_breaker, identity)))]
         found = [
             (entra.App(identity, authority, partial(_given, mode), holding.memory), self._breaker(identity))

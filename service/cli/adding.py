@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 import typer
 
 from service import errors
-from service.cli import database, epilog, output
-
-T = TypeVar("T")
+from service.cli import database, epilog, options, output
 
 ADD_EPILOG: Final = epilog.lines(
     """
@@ -34,12 +32,15 @@ IMPORT_EPILOG: Final = epilog.lines(
       tenant_id     directory (tenant) id, a GUID
       name          the customer's name
       sources       separated by blanks (default: ALERTWELL_DEFAULT_SOURCES)
-      client_id     the app in the customer's own tenant, which needs:
-      secret_file   the file with that app's secret; a relative path starts at the CSV's folder
       cloud         public, gcc, gcc-high, dod, china (default: ALERTWELL_CLOUD)
       region        where its Defender data are stored, such as eu, us or uk
       external_ref  its number in your own systems
       labels        key=value;key=value
+      client_id     the app in the customer's own tenant, which needs one of the next three;
+                    names of files start at the CSV's folder
+      secret_file   the file with that app's secret, and, where you know it, its end: secret_expires_at
+      certificate_file  PEM or PFX with its key, and, where it has one: certificate_password_file
+      federated     yes: by the token of ALERTWELL_FEDERATED_TOKEN_FILE or ALERTWELL_MANAGED_IDENTITY
 
     Example:
       tenant_id,name,region,labels
@@ -84,50 +85,53 @@ def add(
     pending: Annotated[
         bool, typer.Option("--pending", help="Not consented yet: enrol, do not poll.")
     ] = False,
-    client_id: Annotated[
-        str | None, typer.Option(metavar="GUID", help="The app in the customer's own tenant, a GUID.")
-    ] = None,
-    secret_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File with that app's secret.")
-    ] = None,
-    ask_secret: Annotated[bool, typer.Option("--ask-secret", help="Ask for that app's secret.")] = False,
+    client_id: options.ClientId = None,
+    secret_file: options.SecretFile = None,
+    ask_secret: options.AskSecret = False,
+    certificate_file: options.CertificateFile = None,
+    certificate_password_file: options.PasswordFile = None,
+    ask_password: options.AskPassword = False,
+    federated: options.Federated = False,
+    expires_at: options.ExpiresAt = None,
 ) -> None:
     """Enrol one tenant, or change it.
 
     It counts as consented and is polled at once, unless --pending. Doing it twice changes nothing. What is left out gets
-    its default, but a stream's parameters and a secret stay as they are, and a paused tenant stays paused.
+    its default, but a stream's parameters and a credential stay as they are, and a paused tenant stays paused.
     """
     from service import model, settings
     from service.cli import enrolling, wishes
 
     loaded = settings.load()
     terms = enrolling.Terms.of(loaded)
-    chosen = of("--source", lambda: enrolling.sources(source or [], terms))
-    in_cloud = of("--cloud", lambda: enrolling.cloud(cloud, terms))
+    chosen = options.of("--source", lambda: enrolling.sources(source or [], terms))
+    in_cloud = options.of("--cloud", lambda: enrolling.cloud(cloud, terms))
     tenant = model.Tenant(
-        tenant_id=of("TENANT_ID", lambda: enrolling.tenant_id(tenant_id)),
-        name=of("NAME", lambda: enrolling.name(name)),
+        tenant_id=options.of("TENANT_ID", lambda: enrolling.tenant_id(tenant_id)),
+        name=options.of("NAME", lambda: enrolling.name(name)),
         cloud=in_cloud,
-        region=of("--region", lambda: enrolling.region(region, in_cloud, chosen, terms)),
+        region=options.of("--region", lambda: enrolling.region(region, in_cloud, chosen, terms)),
         state="pending" if pending else "active",
-        labels=of("--label", lambda: enrolling.labels(label or [])),
-        external_ref=of("--external-ref", lambda: enrolling.line(external_ref or "")),
+        labels=options.of("--label", lambda: enrolling.labels(label or [])),
+        external_ref=options.of("--external-ref", lambda: enrolling.line(external_ref or "")),
     )
-    parameters: Mapping[str, Mapping[str, Any]] = of(
+    parameters: Mapping[str, Mapping[str, Any]] = options.of(
         "--parameter", lambda: enrolling.parameters(parameter or [], chosen)
     )
     if no_parameters:
         if parameters:
             raise errors.BadInput("--no-parameters and --parameter exclude each other")
         parameters = {each: {} for each in chosen}
-    own = None
-    if client_id is not None:
-        own = (
-            of("--client-id", lambda: enrolling.app_id(client_id)),
-            wishes.secret(secret_file, ask=ask_secret),
-        )
-    elif secret_file is not None or ask_secret:
-        raise errors.BadInput("a secret needs --client-id, the app that it is of")
+    own = options.own(
+        client_id,
+        secret_file=secret_file,
+        ask_secret=ask_secret,
+        certificate_file=certificate_file,
+        password_file=certificate_password_file,
+        ask_password=ask_password,
+        federated=federated,
+        expires_at=expires_at,
+    )
     asked = [wishes.Wish(tenant, chosen, parameters, own)]
     done = database.work(loaded, lambda opened: wishes.enrol(opened, loaded, asked))
     did = "added" if done.added else "changed" if done.changed else "unchanged"
@@ -145,7 +149,7 @@ def import_(
     """Enrol many tenants from a CSV file: all of them, or none where a line is bad.
 
     They count as consented and are polled at once. Importing a file twice changes nothing. An empty cell, or a column that
-    is left out, means the default; but a stream's parameters and a secret stay as they are. Tenants that the file does
+    is left out, means the default; but a stream's parameters and a credential stay as they are. Tenants that the file does
     not name are left alone, and paused ones stay paused. One that was removed is not taken back: the file is refused.
     """
     from service import settings
@@ -153,19 +157,10 @@ def import_(
 
     loaded = settings.load()
     sheet = importing.read(importing.text_in(file), enrolling.Terms.of(loaded))
-    asked, unreadable = wishes.with_secrets(sheet.rows, file.parent)
+    asked, unreadable = wishes.with_credentials(sheet.rows, file.parent)
     importing.refuse(file, [*sheet.problems, *unreadable], "nothing was imported")
     done = database.work(
         loaded, lambda opened: wishes.enrol(opened, loaded, asked, dry_run=dry_run, revive=False)
     )
     would = "would be " if dry_run else ""
     output.say(f"{done.added} {would}added, {done.changed} {would}changed, {done.unchanged} unchanged")
-
-
-def of(option: str, read: Callable[[], T]) -> T:
-    """What `read` gives; its error names the option."""
-    try:
-        return read()
-    except errors.BadInput as error:
-        # "--region mars", not "--region region mars"
-        raise errors.BadInput(f"{option} {str(error).removeprefix(option[2:]).lstrip()}") from None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
 import typer
 
 from service import errors
-from service.cli import database, epilog, output
+from service.cli import database, epilog, options, output
 
 if TYPE_CHECKING:
     from service.ingest import proving
@@ -22,6 +23,12 @@ CHECK_EPILOG: Final = epilog.lines(
     Examples:
       alertwell tenants check Contoso
       alertwell tenants check --all --json
+
+    A new credential, before the old one ends (a secret, a certificate or a federated token, by what the file holds;
+    or the word federated, for the token that the settings name). Nothing is stored or changed:
+      alertwell tenants check --credential /etc/alertwell/client_secret.new
+      alertwell tenants check --credential new.pfx --certificate-password-file password --json
+      alertwell tenants check Contoso --credential secret.new
 
     Exit code 0 where every source can be read, 1 where something is missing.
     """
@@ -77,6 +84,17 @@ def check(
     everyone: Annotated[
         bool, typer.Option("--all", help="All tenants, but paused and removed ones.")
     ] = False,
+    credential: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NEW", help="Rehearse this file's credential with TENANT, or with all of the shared app."
+        ),
+    ] = None,
+    client_id: Annotated[
+        str | None, typer.Option(metavar="GUID", help="The app of NEW, where it is another one than now.")
+    ] = None,
+    certificate_password_file: options.PasswordFile = None,
+    ask_password: options.AskPassword = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")] = False,
 ) -> None:
     """Prove that a tenant can be read: a token of its own for each service, and one call a source.
@@ -86,15 +104,47 @@ def check(
     """
     from service import settings
 
+    if credential is not None and not (who and everyone):
+        _rehearse(who, credential, client_id, certificate_password_file, as_json=as_json, ask=ask_password)
+        return
+    if client_id is not None or certificate_password_file is not None or ask_password:
+        raise errors.BadInput("--client-id and a certificate's password are for --credential NEW")
     if (who is None) != everyone:
         raise errors.BadInput("give one TENANT, or --all")
     loaded = settings.load()
+    database.quiet(loaded)
     checked = database.work(loaded, lambda opened: _check(opened, loaded, who))
     if as_json:
         output.document([each.plain() for each in checked])
     else:
         _print(checked)
     if not all(each.proof.ok for each in checked):
+        raise typer.Exit(1)
+
+
+def _rehearse(
+    who: str | None, new: str, client_id: str | None, password_file: Path | None, *, as_json: bool, ask: bool
+) -> None:
+    from service import settings
+    from service.cli import enrolling, given, rehearsing, tenants
+
+    if password_file is not None and ask:
+        raise errors.BadInput("--certificate-password-file and --ask-password exclude each other")
+    app_id = None if client_id is None else options.of("--client-id", lambda: enrolling.app_id(client_id))
+    password = given.asked("Password of the certificate", "--ask-password") if ask else password_file
+    loaded = settings.load()
+    database.quiet(loaded)
+
+    async def act(opened: pool.Database) -> rehearsing.Rehearsal:
+        tenant_id = (await tenants.one(opened, who))["tenant_id"] if who is not None else None
+        return await rehearsing.rehearse(opened, loaded, new, tenant_id, app_id=app_id, password=password)
+
+    done = database.work(loaded, act)
+    if as_json:
+        output.document(rehearsing.plain(done))
+    else:
+        rehearsing.show(done)
+    if not done.ok:
         raise typer.Exit(1)
 
 

@@ -63,3 +63,10 @@ def work(settings: Settings, task: Callable[[pool.Database], Awaitable[T]], *, c
         if getattr(error, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
             raise
         raise errors.BadInput(f"the database's role lacks a right: {error}") from None
+
+
+def quiet(settings: Settings) -> None:
+    """What is asked of Microsoft is logged nowhere: the command itself says what came of it, and stdout is for that."""
+    from service import log
+
+    log.configure("critical", settings.log_format, sys.stderr)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from service.cli import database, epilog, output, tenants
+from service.cli import database, epilog, output, progress, tenants
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -48,23 +48,23 @@ def doctor(
     """
     import asyncio
 
-    from service import log, settings
+    from service import settings
     from service.doctor import examination
 
     loaded = settings.load()
-    log.configure("error", loaded.log_format)
+    database.quiet(loaded)
 
     async def named(opened: pool.Database) -> list[UUID]:
         return [(await tenants.one(opened, who))["tenant_id"] for who in tenant or ()]
 
-    with _Progress() as progress:
+    with progress.Progress("tenants") as bar:
         wish = examination.Wish(
             loaded,
             lambda: database.address(loaded),
             unknown=settings.unknown(),
             named=named if tenant else None,
             customers=not no_tenants,
-            progress=progress.show,
+            progress=bar.show,
         )
         findings = asyncio.run(examination.examine(wish))
     counts = Counter(found.ok for found in findings)
@@ -99,24 +99,3 @@ def _summary(counts: Counter[Any]) -> str:
     if not counts["broken"] and not counts["warning"]:
         return "all well"
     return f"{counts['broken']} broken, {output.many(counts['warning'], 'warning')}"
-
-
-class _Progress:
-    """A line on a terminal's stderr while tenants are tried; nothing elsewhere."""
-
-    def __enter__(self) -> Self:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-        self._bar.start()
-        self._task = self._bar.add_task("tenants", total=None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, done: int, total: int) -> None:
-        """So many streams were tried, of so many."""
-        self._bar.update(self._task, completed=done, total=total)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
 from service import clouds, errors, model
 from service.cli import output
-from service.settings import Settings
+from service.settings import Settings, forms
 from service.sources import registry
 
 LONGEST: Final = 256
@@ -74,6 +75,17 @@ def line(text: str) -> str | None:
     if len(stripped) > LONGEST:
         raise errors.BadInput(f"{shown(stripped)} is longer than {LONGEST} characters")
     return stripped or None
+
+
+def end(text: str) -> datetime:
+    """When a secret ends: a date or a time to come."""
+    try:
+        found = forms.moment(text.strip())
+    except ValueError as error:
+        raise errors.BadInput(f"{shown(text)} {error}") from None
+    if found <= datetime.now(UTC):
+        raise errors.BadInput(f"{shown(text)} is over: such a secret is of no use any more")
+    return found
 
 
 def labels(items: Sequence[str]) -> dict[str, str]:

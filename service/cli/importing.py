@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
 from uuid import UUID
@@ -18,7 +19,11 @@ from service import errors, model
 from service.cli import enrolling
 
 REQUIRED: Final = ("tenant_id", "name")
-OPTIONAL: Final = ("sources", "client_id", "secret_file", "cloud", "region", "external_ref", "labels")
+PROOFS: Final = ("secret_file", "certificate_file", "federated")
+OPTIONAL: Final = (
+    "sources", "client_id", *PROOFS, "certificate_password_file", "secret_expires_at", "cloud", "region", "external_ref",
+    "labels",
+)  # fmt: skip
 COLUMNS: Final = REQUIRED + OPTIONAL
 LARGEST: Final = 64 * 1024 * 1024
 """Bytes; a hundred thousand tenants are a tenth of it."""
@@ -43,13 +48,17 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One good line. `secret_file` is as written, `app_id` and it come together."""
+    """One good line. With an `app_id` comes one of `secret_file`, `certificate_file` and `federated`; files are as written."""
 
     line: int
     tenant: model.Tenant
     sources: tuple[str, ...]
     app_id: str | None = None
     secret_file: str | None = None
+    secret_expires_at: datetime | None = None
+    certificate_file: str | None = None
+    password_file: str | None = None
+    federated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,16 +206,62 @@ def _row(
         region = field("region", lambda text: enrolling.region(text, in_cloud, of_sources, terms))
     external_ref = field("external_ref", enrolling.line)
     labels = field("labels", lambda text: enrolling.labels(text.split(";")))
-    secret_file = field("secret_file", enrolling.line)
-    has_app = bool(cells.get("client_id", "").strip())
-    app_id = field("client_id", enrolling.app_id) if has_app else None
-    if has_app and secret_file is None:
-        problems.append(Problem(number, "secret_file", "must name the file with the secret of client_id"))
-    if secret_file is not None and not has_app:
-        problems.append(
-            Problem(number, "client_id", "must name the app that the secret in secret_file is of")
-        )
+    app_id = field("client_id", enrolling.app_id) if cells.get("client_id", "").strip() else None
+    files = {
+        column: field(column, enrolling.line)
+        for column in ("secret_file", "certificate_file", "certificate_password_file")
+    }
+    federated = field("federated", _yes)
+    expires_at = field("secret_expires_at", _end)
+    filled = {column for column in COLUMNS if cells.get(column, "").strip()}
+    if not federated:
+        filled.discard("federated")
+    problems += [Problem(number, column, what) for column, what in _misfits(filled)]
     if problems or tenant_id is None or name is None or chosen is None or cloud is None:
         return None, problems
     tenant = model.Tenant(tenant_id, name, cloud, region, labels=labels or {}, external_ref=external_ref)
-    return Row(number, tenant, chosen, app_id, secret_file), problems
+    row = Row(
+        number,
+        tenant,
+        chosen,
+        app_id,
+        files["secret_file"],
+        expires_at,
+        files["certificate_file"],
+        files["certificate_password_file"],
+        bool(federated),
+    )
+    return row, problems
+
+
+def _misfits(filled: set[str]) -> list[tuple[str, str]]:
+    """What does not go together in the columns of an app that a tenant has of its own."""
+    proofs = [column for column in PROOFS if column in filled]
+    found = []
+    if "client_id" in filled and not proofs:
+        found.append(
+            (
+                "secret_file",
+                "must name the file with the secret of client_id (or certificate_file, or federated)",
+            )
+        )
+    if "client_id" not in filled:
+        found += [("client_id", f"must name the app that {column} proves") for column in proofs]
+    if len(proofs) > 1:
+        found.append((proofs[1], f"and {proofs[0]}: one of them proves the app"))
+    if "certificate_password_file" in filled and "certificate_file" not in filled:
+        found.append(("certificate_password_file", "needs certificate_file, which it is for"))
+    if "secret_expires_at" in filled and "secret_file" not in filled:
+        found.append(("secret_expires_at", "needs secret_file: a certificate says itself when it ends"))
+    return found
+
+
+def _yes(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in ("", "yes", "no"):
+        raise errors.BadInput(f"{enrolling.shown(text)} must be yes, or empty")
+    return word == "yes"
+
+
+def _end(text: str) -> datetime | None:
+    return enrolling.end(text) if text.strip() else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from service import errors, timestamps
-from service.cli import adding, database, epilog, output
+from service.cli import database, epilog, options, output
 
 if TYPE_CHECKING:
     from service.cli import guests
@@ -111,13 +111,13 @@ def invite(
         _print_many(_send(loaded, many, how_long, legacy=legacy)[0], as_json=as_json)
         return
     guest = guests.Guest(
-        adding.of("NAME", lambda: enrolling.name(name or "")),
-        adding.of("--tenant", lambda: enrolling.tenant_id(tenant)) if tenant is not None else None,
-        adding.of("--source", lambda: enrolling.sources(source, terms)) if source else (),
-        adding.of("--cloud", lambda: enrolling.cloud(cloud, terms)) if cloud else None,
-        adding.of("--region", lambda: enrolling.line((region or "").lower())),
-        adding.of("--external-ref", lambda: enrolling.line(external_ref or "")),
-        adding.of("--label", lambda: enrolling.labels(label)) if label else None,
+        options.of("NAME", lambda: enrolling.name(name or "")),
+        options.of("--tenant", lambda: enrolling.tenant_id(tenant)) if tenant is not None else None,
+        options.of("--source", lambda: enrolling.sources(source, terms)) if source else (),
+        options.of("--cloud", lambda: enrolling.cloud(cloud, terms)) if cloud else None,
+        options.of("--region", lambda: enrolling.line((region or "").lower())),
+        options.of("--external-ref", lambda: enrolling.line(external_ref or "")),
+        options.of("--label", lambda: enrolling.labels(label)) if label else None,
     )
     if wait and (legacy or loaded.callback_url is None):
         raise errors.BadInput(

@@ -8,18 +8,32 @@ import typer
 from typer.core import TyperGroup
 
 from service import errors
-from service.cli import doctor, epilog, output, running, sql, status, tenants, tracing, trying
+from service.cli import (
+    doctor,
+    epilog,
+    login,
+    output,
+    resealing,
+    running,
+    sql,
+    status,
+    tenants,
+    tracing,
+    trying,
+)
 
 ORDER: Final = (
     "demo",
     "run",
     "migrate",
     "tenants",
+    "login",
     "status",
     "doctor",
     "trace",
     "sql",
     "seal-key",
+    "reseal",
     "healthcheck",
     "simulate",
     "version",
@@ -98,12 +112,14 @@ app.command(epilog=running.RUN_EPILOG)(running.run)
 app.command(epilog=trying.DEMO_EPILOG)(trying.demo)
 app.command(epilog=running.MIGRATE_EPILOG)(running.migrate)
 app.add_typer(tenants.app, name="tenants")
+app.command(epilog=login.EPILOG)(login.login)
 app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 app.command(epilog=tracing.EPILOG)(tracing.trace)
 app.command(epilog=sql.EPILOG)(sql.sql)
 app.command(epilog=running.HEALTHCHECK_EPILOG)(running.healthcheck)
 app.command("seal-key", epilog=running.SEAL_KEY_EPILOG)(running.seal_key)
+app.command(epilog=resealing.EPILOG)(resealing.reseal)
 app.command(epilog=trying.SIMULATE_EPILOG)(trying.simulate)
 app.command()(version)
 

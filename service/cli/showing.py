@@ -23,7 +23,6 @@ def tenant(found: Mapping[str, Any]) -> None:
         "external ref": found["external_ref"],
         "labels": labels,
         "consented": output.when(found["consented_at"]),
-        "own app": found["app_id"],
         "polled by": found["polled_by"],
         "alerts held": found["alerts"],
     }
@@ -31,6 +30,8 @@ def tenant(found: Mapping[str, Any]) -> None:
     for fact, value in facts.items():
         if value not in (None, ""):
             output.say(f"  {fact:<13} {output.printable(output.cell(value))}")
+    for own in found["credentials"]:
+        output.say(f"  {'own app':<13} {output.printable(_own(own))}")
     for stream in found["streams"]:
         _stream(stream)
     _section(
@@ -66,6 +67,12 @@ def tenant(found: Mapping[str, Any]) -> None:
             for r in found["rejects"][:LAST]
         ],
     )
+
+
+def _own(credential: Mapping[str, Any]) -> str:
+    end = f", ends {credential['expires_at']:%Y-%m-%d}" if credential["expires_at"] else ""
+    whose = credential["source"] or "all sources"
+    return f"{whose}: {credential['kind']} of app {credential['app_id']}{end}"
 
 
 def _stream(stream: Mapping[str, Any]) -> None:

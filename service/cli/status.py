@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
@@ -12,7 +12,8 @@ from service import errors, timestamps
 from service.cli import database, epilog, output
 
 if TYPE_CHECKING:
-    from service.store import reports
+    from service.settings import Settings
+    from service.store import pool, reports
 
 Grade = Literal["OK", "WARNING", "CRITICAL"]
 CODES: Final[dict[Grade, int]] = {"OK": 0, "WARNING": 1, "CRITICAL": 2}
@@ -61,8 +62,12 @@ def status(
     limit = None if max_age is None else duration("--max-age", max_age)
     loaded = settings.load()
     ttl = loaded.lease_ttl.total_seconds()
+
+    async def look(opened: pool.Database) -> tuple[reports.Overview, list[str]]:
+        return await reports.overview(opened, ttl=ttl), await _ending(loaded, opened)
+
     try:
-        seen = database.work(loaded, lambda opened: reports.overview(opened, ttl=ttl))
+        seen, ending = database.work(loaded, look)
     except (errors.DatabaseUnavailable, errors.SchemaMismatch) as error:
         if limit is None:
             raise
@@ -75,11 +80,13 @@ def status(
     verdict = None if limit is None else judge(seen, limit)
     if as_json:
         judged = {} if verdict is None else {"grade": verdict.grade, "reasons": verdict.reasons}
-        output.document({**judged, **asdict(seen)})
+        output.document({**judged, **asdict(seen), "ending": ending})
     else:
         if verdict is not None and limit is not None:
             output.say(nagios(seen, verdict, limit))
         _print(seen)
+        for line in ending:
+            output.say(f"ending    {_nagios_text(line)}")
     if verdict is not None:
         raise typer.Exit(CODES[verdict.grade])
 
@@ -185,6 +192,23 @@ def _print(seen: reports.Overview) -> None:
         )
         if len(seen.attention) > MOST_LISTED:
             output.say(f"  … and {len(seen.attention) - MOST_LISTED} more: alertwell status --json")
+
+
+async def _ending(loaded: Settings, opened: pool.Database) -> list[str]:
+    """What ends within 60 days, or has ended: as sentences."""
+    from service import parts
+    from service.auth import credentials as shared
+    from service.store import credentials
+
+    endings = await credentials.endings(opened)
+    if loaded.client_id is not None:
+        try:
+            app = parts.shared_app(loaded)
+        except errors.BadSetting:
+            app = None  # its files may be where the service runs, and nowhere else
+        endings = [*(shared.Shared(app).horizons() if app else ()), *endings]
+    now = datetime.now(UTC)
+    return [each.said(now) for each in endings if each.step(now) is not None]
 
 
 def _alive(seen: reports.Overview) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from service import errors
-from service.cli import actors, adding, checking, database, epilog, inviting, output
+from service.cli import actors, adding, checking, database, epilog, inviting, output, own_credentials
 
 if TYPE_CHECKING:
     from service import model
@@ -35,6 +35,8 @@ app.command(epilog=inviting.INVITE_EPILOG)(inviting.invite)
 app.command(epilog=inviting.INVITATIONS_EPILOG)(inviting.invitations)
 app.command(epilog=inviting.WITHDRAW_EPILOG)(inviting.withdraw)
 app.command(epilog=checking.CHECK_EPILOG)(checking.check)
+app.command("set-credential", epilog=own_credentials.SET_EPILOG)(own_credentials.set_credential)
+app.command("clear-credential", epilog=own_credentials.CLEAR_EPILOG)(own_credentials.clear_credential)
 
 STATES: Final = ("pending", "active", "paused", "removed")
 
@@ -120,10 +122,15 @@ def show(who: Who, as_json: AsJson = False) -> None:
     """
     from service import settings
     from service.cli import showing
-    from service.store import reports
+    from service.store import credentials, reports
 
     async def look(opened: pool.Database) -> dict[str, Any]:
-        return await reports.tenant(opened, (await one(opened, who))["tenant_id"])
+        tenant_id = (await one(opened, who))["tenant_id"]
+        own = await credentials.listed(opened, [tenant_id])
+        return {
+            **await reports.tenant(opened, tenant_id),
+            "credentials": [each.plain() for each in own],
+        }
 
     found = database.work(settings.load(), look)
     if as_json:

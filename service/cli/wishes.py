@@ -1,21 +1,19 @@
-"""What is asked for tenants, with secrets of their own: read from files or a prompt, sealed, and enrolled."""
+"""What is asked for tenants, with credentials of their own: read from files, sealed, and enrolled."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-import typer
-
-from service import errors, model
-from service.auth import sealing
-from service.cli import actors, importing
-from service.store import enrolments, pool, reports
+from service import errors, model, parts
+from service.cli import actors, given, importing
+from service.store import credentials, enrolments, pool, reports
 
 if TYPE_CHECKING:
     from service.settings import Settings
+
+_PASSWORD: Final = "name its file as certificate_password_file"  # noqa: S105 - what to write, not a password
 
 
 class Wish:
@@ -26,12 +24,12 @@ class Wish:
         tenant: model.Tenant,
         sources: Sequence[str],
         parameters: Mapping[str, Mapping[str, Any]],
-        own: tuple[str, str] | None,
+        own: given.Given | None,
     ) -> None:
         self.tenant = tenant
         self.sources = sources
         self.parameters = parameters
-        self.own = own  # app id and secret: no dataclass, whose repr would show it
+        self.own = own
 
 
 async def enrol(
@@ -42,68 +40,49 @@ async def enrol(
     dry_run: bool = False,
     revive: bool = True,
 ) -> enrolments.Enrolled:
-    tenant_ids = [wish.tenant.tenant_id for wish in wishes]
-    parameters = await reports.parameters(opened, tenant_ids)
-    own = [wish for wish in wishes if wish.own is not None]
-    sealer = _sealer(loaded) if own else None
-    kept = await enrolments.sealed_secrets(opened, [wish.tenant.tenant_id for wish in own])
+    """Add or change them all, or none. A credential that is stored already stays as it is."""
+    parameters = await reports.parameters(opened, [wish.tenant.tenant_id for wish in wishes])
+    own = [wish.tenant.tenant_id for wish in wishes if wish.own is not None]
+    sealer = parts.sealer(loaded) if own else None
+    stored = {each.tenant_id: each for each in await credentials.listed(opened, own) if not each.source}
     wanted = []
     for wish in wishes:
         tenant_id = wish.tenant.tenant_id
-        app_id, sealed = None, None
-        if (
-            wish.own is not None
-            and sealer is not None
-            and not _is_kept(sealer, wish.own, kept.get(tenant_id))
-        ):
-            app_id, sealed = wish.own[0], sealer.seal(wish.own[1])
+        new = None
+        if wish.own is not None and not (tenant_id in stored and wish.own.is_kept(sealer, stored[tenant_id])):
+            new = wish.own.sealed(sealer)
         sources = {
             source: wish.parameters.get(source, parameters.get((tenant_id, source), {}))
             for source in wish.sources
         }
-        wanted.append(enrolments.Enrolment(wish.tenant, sources, app_id, sealed))
+        wanted.append(enrolments.Enrolment(wish.tenant, sources, new))
     act = enrolments.rehearse if dry_run else enrolments.enrol
     return await act(opened, wanted, lookback=loaded.initial_lookback, actor=actors.person(), revive=revive)
 
 
-def _is_kept(sealer: sealing.Sealer, own: tuple[str, str], kept: tuple[str, bytes] | None) -> bool:
-    """Whether this very secret of this very app is stored already: sealed again it would look like another one."""
-    if kept is None or kept[0] != own[0]:
-        return False
-    try:
-        return sealer.unseal(kept[1]) == own[1]
-    except errors.BadSetting:
-        return False  # sealed with a key that is gone: sealed anew it can be opened again
-
-
-def _sealer(loaded: Settings) -> sealing.Sealer:
-    if loaded.sealing_keys_file is None:
-        raise errors.BadSetting(
-            "ALERTWELL_SEALING_KEYS_FILE is not set; a tenant's own secret is stored sealed with the keys in that file. "
-            "Make it with: alertwell seal-key --into FILE"
-        )
-    return sealing.Sealer.from_file(loaded.sealing_keys_file)
-
-
-def with_secrets(rows: Iterable[importing.Row], folder: Path) -> tuple[list[Wish], list[importing.Problem]]:
+def with_credentials(
+    rows: Iterable[importing.Row], folder: Path
+) -> tuple[list[Wish], list[importing.Problem]]:
+    """The rows of a sheet with what their files hold, from `folder` on; and which of the files are of no use."""
     wishes: list[Wish] = []
     problems: list[importing.Problem] = []
     for row in rows:
         own = None
-        if row.app_id is not None and row.secret_file is not None:
-            try:
-                own = (row.app_id, sealing.read_secret_file(folder / row.secret_file))
-            except errors.BadSetting as error:
-                problems.append(importing.Problem(row.line, "secret_file", str(error)))
+        try:
+            own = _own(row, folder)
+        except errors.BadSetting as error:
+            column = "certificate_file" if row.certificate_file is not None else "secret_file"
+            problems.append(importing.Problem(row.line, column, str(error)))
         wishes.append(Wish(row.tenant, row.sources, {}, own))
     return wishes, problems
 
 
-def secret(file: Path | None, *, ask: bool) -> str:
-    if (file is None) != ask:
-        raise errors.BadInput("--client-id needs its app's secret: --secret-file FILE or --ask-secret")
-    if file is not None:
-        return sealing.read_secret_file(file)
-    if not sys.stdin.isatty():
-        raise errors.BadInput("--ask-secret needs a terminal to ask on: use --secret-file FILE")
-    return str(typer.prompt("Client secret", hide_input=True, err=True)).strip()
+def _own(row: importing.Row, folder: Path) -> given.Given | None:
+    if row.app_id is None:
+        return None
+    if row.certificate_file is not None:
+        password = folder / row.password_file if row.password_file is not None else None
+        return given.certificate(row.app_id, folder / row.certificate_file, password, _PASSWORD)
+    if row.secret_file is not None:
+        return given.secret(row.app_id, folder / row.secret_file, row.secret_expires_at)
+    return given.Given(row.app_id, "federated", "")

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from service import errors, parts, settings
 from service.auth import sealing, tokens
-from service.doctor import customers, hosts, premises
+from service.doctor import customers, horizon, hosts, premises
 from service.doctor.finding import Finding, sorted_by_grade, within
 from service.store import checkup, pool, schema, streams
 from service.transport import budget, client, pace
@@ -60,6 +60,9 @@ async def examine(wish: Wish) -> list[Finding]:
                 wish.deadline, premises.of_database(database, ttl=ttl), "database", "server"
             )
             tried = await _enrolled(wish, database)
+        found += await within(
+            wish.deadline, horizon.of_horizon(wish.config, database), "horizon", "credentials"
+        )
         found += await _outside(wish, database, tried)
     return sorted_by_grade(found)
 
@@ -139,6 +142,7 @@ async def _sender(config: settings.Settings) -> AsyncIterator[tuple[tokens.Token
             proxy=proxy,
             siem_form=config.siem_token,
             roles=parts.roles(),
+            scopes=parts.scopes(),
         )
         try:
             yield (

@@ -16,8 +16,8 @@ GRADES: Final[tuple[Grade, ...]] = ("broken", "warning", "ok")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`area` is a word (settings, database, clock, host, credential, tenant), `subject` what of it; `remedy` is empty where
-    nothing is to be done. No text holds a secret.
+    """`area` is a word (settings, database, clock, horizon, host, credential, tenant), `subject` what of it; `remedy` is empty
+    where nothing is to be done. No text holds a secret.
     """
 
     area: str

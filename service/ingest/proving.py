@@ -52,8 +52,8 @@ class Line:
     tokens: Tokens
     sender: reading.Sender
     sources: Mapping[str, contract.Source]
-    lacks: Callable[[str, Collection[str]], bool]
-    """Whether a token shows none of these roles, as `auth.claims.lacks`."""
+    lacks: Callable[[str, Collection[str], Collection[str]], bool]
+    """Whether a token shows none of these roles, or scopes where it is a user's, as `auth.claims.lacks`."""
     clock: Clock = field(default_factory=reading.Clock)
 
 
@@ -115,12 +115,8 @@ async def _source(line: Line, name: str, each: accesses.Reading) -> list[Step]:
     source = line.sources[name]
     try:
         token = await line.tokens.token(each.access, source.service)
-        if line.lacks(token, source.roles):
-            raise errors.Attention(
-                f"the app has no role {' or '.join(sorted(source.roles))} in that tenant; "
-                "an admin of the customer has to consent to it",
-                code="role_missing",
-            )
+        if line.lacks(token, source.roles, source.scopes):
+            raise _lacking(source, each.access)
     except errors.PollFailure as failure:
         return [_failed(name, "token", failure)]
     steps = [
@@ -128,7 +124,7 @@ async def _source(line: Line, name: str, each: accesses.Reading) -> list[Step]:
             name,
             "token",
             True,
-            f"a token of the tenant for the {source.service} API, with a role to read with",
+            f"a token of the tenant for the {source.service} API, with the right to read",
         )
     ]
     until = timestamps.floor_ms(line.clock.now())
@@ -142,6 +138,20 @@ async def _source(line: Line, name: str, each: accesses.Reading) -> list[Step]:
     noun = "incident" if source.incidents else "alert"
     held = f"{page.items} {noun}{'' if page.items == 1 else 's'} in the last minute"
     return [*steps, Step(name, "window", True, f"it can be read: {held}", items=page.items)]
+
+
+def _lacking(source: contract.Source, access: model.Access) -> errors.Attention:
+    if access.credential is not None and access.credential.kind == "delegated":
+        return errors.Attention(
+            f"the sign-in does not hold the permission {' or '.join(sorted(source.scopes))}; "
+            "the app registration has to list it, and the customer to consent to it",
+            code="scope_missing",
+        )
+    return errors.Attention(
+        f"the app has no role {' or '.join(sorted(source.roles))} in that tenant; "
+        "an admin of the customer has to consent to it",
+        code="role_missing",
+    )
 
 
 def _failed(name: str, what: str, failure: errors.PollFailure) -> Step:

@@ -55,8 +55,8 @@ class Settings(BaseSettings):
     """Managed identity that gives the federated token on an Azure machine: `system`, or the client id (GUID) of a
     user-assigned one."""
     sealing_keys_file: forms.ExistingFile | None = None
-    """File with the keys that seal tenants' own secrets in the database and sign invitations, one a line, newest first;
-    needed once there is one."""
+    """File with the keys that seal tenants' own secrets and users' sign-ins in the database and sign invitations, one a line,
+    newest first; needed once there is one."""
     default_sources: Annotated[tuple[str, ...], BeforeValidator(forms.names)] = ("siem",)
     """What a new tenant is read from where none is named; names separated by blanks."""
     fallback_source: Annotated[str, BeforeValidator(forms.name)] | None = None

@@ -42,6 +42,11 @@ class Source(Protocol):
         ...
 
     @property
+    def scopes(self) -> frozenset[str]:
+        """Delegated permissions of which a signed-in user's token must hold one; empty where no page names any."""
+        ...
+
+    @property
     def mutable(self) -> bool:
         """Whether a record can change after it was first seen."""
         ...

@@ -104,6 +104,7 @@ SOURCE: Final = odata.Api(
     service=SERVICE,
     quota=QUOTA,
     roles=frozenset({"SecurityAlert.Read.All", "SecurityAlert.ReadWrite.All"}),
+    scopes=frozenset({"SecurityAlert.Read.All", "SecurityAlert.ReadWrite.All"}),
     incidents=False,
     path="/v1.0/security/alerts_v2",
     time="lastUpdateDateTime",

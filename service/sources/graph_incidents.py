@@ -51,6 +51,7 @@ SOURCE: Final = odata.Api(
     service=graph_alerts.SERVICE,
     quota=graph_alerts.QUOTA,
     roles=frozenset({"SecurityIncident.Read.All", "SecurityIncident.ReadWrite.All"}),
+    scopes=frozenset({"SecurityIncident.Read.All", "SecurityIncident.ReadWrite.All"}),
     incidents=True,
     path="/v1.0/security/incidents",
     time="lastUpdateDateTime",

@@ -66,6 +66,7 @@ SOURCE: Final = odata.Api(
     service="mde",
     quota=((100, 60.0), (1_500, 3_600.0)),
     roles=frozenset({"Alert.Read.All", "Alert.ReadWrite.All"}),
+    scopes=frozenset({"Alert.Read", "Alert.ReadWrite"}),
     incidents=False,
     path="/api/alerts",
     time="lastUpdateTime",

@@ -54,6 +54,7 @@ class Api:
     service: str
     quota: tuple[tuple[int, float], ...]
     roles: frozenset[str]
+    scopes: frozenset[str]
     incidents: bool
     path: str
     time: str

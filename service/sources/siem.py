@@ -119,6 +119,7 @@ class Siem:
     quota: Final[tuple[tuple[int, float], ...]] = ()  # not documented
     reach: Final = None  # not documented
     roles: Final[frozenset[str]] = frozenset()  # the portal makes the app; there is no role to grant
+    scopes: Final[frozenset[str]] = frozenset()  # users can sign in, no page names the permission
     mutable: Final = False
     incidents: Final = False
     most: Final = None  # no page names a cap

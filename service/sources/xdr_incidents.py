@@ -87,6 +87,7 @@ SOURCE: Final = odata.Api(
     service="xdr",
     quota=((50, 60.0), (1_500, 3_600.0)),
     roles=frozenset({"Incident.Read.All", "Incident.ReadWrite.All"}),
+    scopes=frozenset({"Incident.Read", "Incident.ReadWrite"}),
     incidents=True,
     path="/api/incidents",
     time="lastUpdateTime",

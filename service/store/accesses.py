@@ -26,7 +26,7 @@ async def of_tenant(
     async with database.connection() as connection:
         rows = await connection.fetch(
             """
-            SELECT i.source, c.app_id, c.kind, c.sealed, c.version, s.parameters
+            SELECT i.source, c.app_id, c.kind, c.sealed, c.version, c.source AS credential_source, s.parameters
             FROM unnest($2::text[]) AS i (source)
             LEFT JOIN alertwell.stream s ON s.tenant_id = $1 AND s.source = i.source
             LEFT JOIN LATERAL (
@@ -42,7 +42,9 @@ async def of_tenant(
     for row in rows:
         credential = None
         if row["app_id"] is not None:
-            credential = model.Credential(row["app_id"], row["kind"], row["sealed"], row["version"])
+            credential = model.Credential(
+                row["app_id"], row["kind"], row["sealed"], row["version"], row["credential_source"]
+            )
         found[row["source"]] = Reading(model.Access(tenant, credential), row["parameters"] or {})
     return found
 

@@ -6,7 +6,7 @@ Each change tells the owning replica at once, and stands in the audit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -15,20 +15,19 @@ from uuid import UUID
 import asyncpg
 
 from service import errors, model
-from service.store import audit, leases, pool, proofs
+from service.store import audit, credentials, leases, pool, proofs
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
     """A tenant to be collected from. `sources` maps a source's name to its parameters.
 
-    `sealed` is the tenant's own secret (with `app_id`), as `auth.sealing` sealed it; None leaves what is stored.
+    `own` is a credential for all its sources; None leaves what is stored.
     """
 
     tenant: model.Tenant
     sources: Mapping[str, Mapping[str, Any]]
-    app_id: str | None = None
-    sealed: bytes | None = field(default=None, repr=False)
+    own: credentials.Own | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,36 +242,6 @@ async def _write(connection: pool.Connection, enrolments: Sequence[Enrolment], l
         *arrays,
         lookback,
     )
-    await _write_credentials(connection, enrolments)
-
-
-async def _write_credentials(connection: pool.Connection, enrolments: Sequence[Enrolment]) -> None:
-    own = [e for e in enrolments if e.app_id is not None and e.sealed is not None]
-    await connection.execute(
-        """
-        INSERT INTO alertwell.credential AS c (tenant_id, app_id, kind, sealed)
-        SELECT tenant_id, app_id, 'client_secret', sealed
-        FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS i (tenant_id, app_id, sealed)
-        ON CONFLICT (tenant_id, source) DO UPDATE
-        SET app_id = excluded.app_id, kind = excluded.kind, sealed = excluded.sealed, version = c.version + 1,
-            updated_at = now()
-        """,
-        [e.tenant.tenant_id for e in own],
-        [e.app_id for e in own],
-        [e.sealed for e in own],
+    await credentials.put(
+        connection, {(e.tenant.tenant_id, ""): e.own for e in enrolments if e.own is not None}
     )
-
-
-async def sealed_secrets(
-    database: pool.Database, tenant_ids: Sequence[UUID]
-) -> dict[UUID, tuple[str, bytes]]:
-    """The app id and sealed secret that tenants have of their own: an import compares them, so that it stays idempotent."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(
-            """
-            SELECT tenant_id, app_id, sealed FROM alertwell.credential
-            WHERE source = '' AND tenant_id = ANY ($1::uuid[])
-            """,
-            tenant_ids,
-        )
-    return {row["tenant_id"]: (row["app_id"], row["sealed"]) for row in rows}

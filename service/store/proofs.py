@@ -9,28 +9,35 @@ from uuid import UUID
 from service.store import pool
 
 
-async def scopes(connection: pool.Connection, tenant_ids: Sequence[UUID]) -> dict[UUID, tuple[Any, ...]]:
-    """What decides which alerts a tenant's token and host show: cloud, region, and the app that asks."""
+async def scopes(
+    connection: pool.Connection, tenant_ids: Sequence[UUID]
+) -> dict[tuple[UUID, str], tuple[Any, ...]]:
+    """By stream, what decides which alerts its token and host show: cloud, region, the app that asks, and whether as itself
+    or on a user's behalf.
+    """
     rows = await connection.fetch(
         """
-        SELECT t.tenant_id, t.cloud, t.region, c.app_id
-        FROM alertwell.tenant t
-        LEFT JOIN alertwell.credential c ON c.tenant_id = t.tenant_id AND c.source = ''
-        WHERE t.tenant_id = ANY ($1::uuid[])
+        SELECT s.tenant_id, s.source, t.cloud, t.region, c.app_id, c.kind = 'delegated' AS delegated
+        FROM alertwell.stream s
+        JOIN alertwell.tenant t ON t.tenant_id = s.tenant_id
+        LEFT JOIN LATERAL (
+            SELECT c.app_id, c.kind FROM alertwell.credential c
+            WHERE c.tenant_id = s.tenant_id AND c.source IN (s.source, '')
+            ORDER BY c.source DESC LIMIT 1
+        ) c ON true
+        WHERE s.tenant_id = ANY ($1::uuid[])
         """,
         tenant_ids,
     )
-    return {row["tenant_id"]: tuple(row)[1:] for row in rows}
+    return {(row["tenant_id"], row["source"]): tuple(row)[2:] for row in rows}
 
 
-async def take_back_moved(connection: pool.Connection, reached: Mapping[UUID, tuple[Any, ...]]) -> None:
-    """Tenants that are read at another place, or by another app, than before: nothing is proven there yet."""
-    now = await scopes(connection, list(reached))
-    moved = [tenant_id for tenant_id, scope in now.items() if scope != reached[tenant_id]]
-    rows = await connection.fetch(
-        "SELECT tenant_id, source FROM alertwell.stream WHERE tenant_id = ANY ($1::uuid[])", moved
-    )
-    await take_back(connection, [(row["tenant_id"], row["source"]) for row in rows])
+async def take_back_moved(
+    connection: pool.Connection, reached: Mapping[tuple[UUID, str], tuple[Any, ...]]
+) -> None:
+    """Streams that are read at another place, or as somebody else, than before: nothing is proven there yet."""
+    now = await scopes(connection, list({tenant_id for tenant_id, _ in reached}))
+    await take_back(connection, [stream for stream in reached if now.get(stream) != reached[stream]])
 
 
 async def take_back(connection: pool.Connection, streams: Sequence[tuple[UUID, str]]) -> None:

@@ -47,7 +47,7 @@ async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owne
                    s.lateness, p.proven, p.read_to,
                    p.sweep_started_at, p.sweep_span, p.sweep_left, p.sweep_late, p.sweep_lateness,
                    t.name, t.cloud, t.region, t.state AS tenant_state, t.labels, t.external_ref,
-                   c.app_id, c.kind, c.sealed, c.version
+                   c.app_id, c.kind, c.sealed, c.version, c.source AS credential_source
             FROM alertwell.stream s
             JOIN alertwell.tenant t ON t.tenant_id = s.tenant_id
             LEFT JOIN alertwell.stream_progress p ON p.tenant_id = s.tenant_id AND p.source = s.source
@@ -94,7 +94,9 @@ async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owne
         )
         credential = None
         if row["app_id"] is not None:
-            credential = model.Credential(row["app_id"], row["kind"], row["sealed"], row["version"])
+            credential = model.Credential(
+                row["app_id"], row["kind"], row["sealed"], row["version"], row["credential_source"]
+            )
         loaded.append(Owned(stream, model.Access(tenant, credential), row["read_to"]))
     return loaded
 

@@ -45,6 +45,20 @@ async def find(database: pool.Database, text: str) -> list[UUID]:
     return [row["tenant_id"] for row in rows]
 
 
+async def get(database: pool.Database, tenant_id: UUID) -> model.Tenant:
+    """One tenant. Raises BadInput where there is none."""
+    async with database.connection() as connection:
+        row = await connection.fetchrow(
+            """
+            SELECT tenant_id, name, cloud, region, state, labels, external_ref FROM alertwell.tenant WHERE tenant_id = $1
+            """,
+            tenant_id,
+        )
+    if row is None:
+        raise errors.BadInput(f"no tenant {tenant_id}; see: alertwell tenants list")
+    return model.Tenant(**dict(row))
+
+
 async def set_state(
     database: pool.Database,
     tenant_id: UUID,

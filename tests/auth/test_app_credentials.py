@@ -239,8 +239,8 @@ async def test_one_own_credential_refused_beside_another(
     tenant = model.Tenant(uuid.UUID(wingtip), "Wingtip", region="eu")
     made = make(shared=None, sealer=sealer)
     good, bad = (
-        model.Access(tenant, model.Credential(own.app_id, "client_secret", sealer.seal(value), 1))
-        for value in (own.secret, "wrong")
+        model.Access(tenant, model.Credential(own.app_id, "client_secret", sealer.seal(value), version))
+        for version, value in enumerate((own.secret, "wrong"), start=1)
     )
     for _ in range(5):
         assert await made.token(good, "siem")

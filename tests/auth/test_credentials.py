@@ -57,6 +57,25 @@ def test_bad_keys(tmp_path: Path, content: str, words: str) -> None:
     assert "not-a-key" not in str(failed.value)
 
 
+def test_keys_are_read_again(tmp_path: Path) -> None:
+    """A key that was added seals from now on; one that was taken out still opens what this process has read."""
+    file = tmp_path / "keys"
+    file.write_text(sealing.generate_key())
+    sealer = sealing.Sealer.from_file(file)
+    before = sealer.seal("secret")
+    newest = sealing.generate_key()
+    file.write_text(f"{newest}\n{file.read_text()}")
+    anew = sealer.resealed(before)
+    assert anew is not None
+    assert (sealing.Sealer([newest]).unseal(anew), sealer.resealed(anew)) == ("secret", None)
+    file.write_text(newest)
+    assert (sealer.unseal(before), sealer.unseal(anew)) == ("secret", "secret")
+    with pytest.raises(errors.BadSetting, match="SEALING_KEYS_FILE"):
+        sealing.Sealer.from_file(file).resealed(before)
+    file.write_text("half a k")
+    assert sealer.unseal(sealer.seal("next")) == "next"
+
+
 def test_foreign_seal() -> None:
     """What was sealed with a key that is gone names the setting."""
     sealed = sealing.Sealer([sealing.generate_key()]).seal("secret")
@@ -248,6 +267,19 @@ def test_scopes() -> None:
     assert refused.value.code == "scope_missing"
     with pytest.raises(errors.Attention, match="has: none"):
         claims.check(token(roles=["Incident.Read"], scp=["Incident.Read"]), **wanted)
+
+
+def test_one_token_for_two_sources() -> None:
+    """An app's token is held against the roles, a user's against the scopes; what cannot be read lacks nothing."""
+    roles, scopes = {"Alert.Read.All"}, {"Alert.Read"}
+    assert not claims.lacks(token(roles=["Alert.Read.All"]), roles, scopes)
+    assert claims.lacks(token(roles=["Alert.Read"]), roles, scopes)
+    assert claims.lacks(token(), roles, scopes)
+    assert not claims.lacks(token(scp="openid Alert.Read"), roles, scopes)
+    assert claims.lacks(token(scp="Alert.Read.All", roles=["Alert.Read.All"]), roles, scopes)
+    assert claims.lacks(token(scp=7), roles, scopes)
+    assert not claims.lacks(token(scp="Incident.Read"), roles)
+    assert not claims.lacks("opaque", roles, scopes)
 
 
 def test_ended_on_arrival() -> None:

@@ -161,8 +161,10 @@ def test_bad_duration_of_the_demo(text):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["run"], ["demo"], ["migrate"], ["status"], ["sql"], ["simulate"], ["healthcheck"], ["seal-key"], ["tenants"],
-     *(["tenants", command] for command in ("add", "import", "list", "show", "pause", "resume", "remove"))],
+    [[], ["run"], ["demo"], ["migrate"], ["status"], ["sql"], ["simulate"], ["healthcheck"], ["seal-key"], ["reseal"],
+     ["tenants"],
+     *(["tenants", command] for command in ("add", "import", "list", "show", "pause", "resume", "remove",
+                                               "check", "set-credential", "clear-credential"))],
 )  # fmt: skip
 def test_every_help_teaches(arguments):
     """Every command explains itself, those that do something with an example; nothing is longer than a wide terminal."""

@@ -92,12 +92,30 @@ def test_a_bad_line_is_named(line, says):
         ("external_ref", "x" * 300, "external_ref: "),
         ("client_id", APP, "secret_file: must name the file with the secret of client_id"),
         ("secret_file", "s", "client_id: must name the app"),
+        ("certificate_file", "s", "client_id: must name the app that certificate_file proves"),
+        ("federated", "yes", "client_id: must name the app"),
+        ("federated", "maybe", "federated: 'maybe' must be yes, or empty"),
+        ("certificate_password_file", "p", "certificate_password_file: needs certificate_file"),
+        ("secret_expires_at", "2031-01-01", "secret_expires_at: needs secret_file"),
     ],
 )
 def test_a_bad_optional_cell_is_named(column, value, says):
     """Each optional column is checked too."""
     [found] = problems(f"tenant_id,name,region,{column}\n{A},Contoso,eu,{value}\n")
     assert found.startswith(f"line 2, {says}")
+
+
+def test_each_way_of_an_app_is_read():
+    """A secret with its end, a certificate with its password, a federated token; two of them at once are refused."""
+    header = "tenant_id,name,region,client_id,secret_file,secret_expires_at,certificate_file,certificate_password_file,federated"
+    ways = {"s,2031-01-01,,,": "s", ",,c,p,no": "c", ",,,,yes": True}
+    lines = [f"{A[:-1]}{number},Contoso,eu,{APP},{way}" for number, way in enumerate(ways)]
+    found = importing.read("\n".join([header, *lines]), TERMS).rows
+    assert [row.secret_file or row.certificate_file or row.federated for row in found] == ["s", "c", True]
+    assert (f"{found[0].secret_expires_at:%Y-%m-%d}", found[1].password_file) == ("2031-01-01", "p")
+    assert problems(f"{header}\n{A},Contoso,eu,{APP},s,,c,,") == [
+        "line 2, certificate_file: and secret_file: one of them proves the app"
+    ]
 
 
 def test_client_id_that_may_be_a_secret_is_not_shown_in_a_problem():

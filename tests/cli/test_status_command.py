@@ -116,7 +116,9 @@ def test_no_live_replica_is_critical(alertwell, fetch):
 def test_json(alertwell):
     """One document with stable keys; with --max-age it has grade and reasons, and the exit code holds as well."""
     found = json.loads(alertwell("status", "--json").stdout)
-    assert set(found) == {"tenants", "streams", "oldest", "gaps", "attention", "feed", "replicas", "unowned"}
+    assert set(found) == {
+        "tenants", "streams", "oldest", "gaps", "attention", "feed", "replicas", "unowned", "ending",
+    }  # fmt: skip
     assert found["tenants"] == {"active": 2}
     assert found["oldest"]["data_age_seconds"] < 300
     assert found["replicas"][0]["tenants"] == 1

@@ -32,6 +32,7 @@ async def test_all_well(ward: Ward):
         "settings",
         "database",
         "clock",
+        "horizon",
         "host",
         "credential",
         "tenant",

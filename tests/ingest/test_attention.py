@@ -6,7 +6,7 @@ from uuid import UUID
 
 from service import app, model
 from service.auth import sealing
-from service.store import enrolments, tenants
+from service.store import credentials, enrolments, tenants
 from tests.ingest import stages
 from tests.ingest.stages import CONTOSO, FABRIKAM
 from tests.ingest.waiting import until
@@ -64,11 +64,13 @@ async def test_a_tenant_with_an_app_of_its_own_beside_the_shared_one(stage, tmp_
     for tenant_id in (CONTOSO, own):
         stages.file(stage.shown, tenant_id, f"of {tenant_id}", stage.shown.clock())
     await stage.enrol(CONTOSO)
-    await stage.enrol(own, app_id=own_app.app_id, sealed=sealer.seal("wrong"))
+    await stage.enrol(own, own=credentials.Own(own_app.app_id, "client_secret", sealer.seal("wrong")))
     async with stage.collecting(sealing_keys_file=keys):
         await shows(stage, own, "needs_attention")
         await stage.stored(CONTOSO)
-        await stage.enrol(own, app_id=own_app.app_id, sealed=sealer.seal(own_app.secret))
+        await stage.enrol(
+            own, own=credentials.Own(own_app.app_id, "client_secret", sealer.seal(own_app.secret))
+        )
         await stage.stored(own)
         await shows(stage, own, "ok")
     assert list(await stage.books.alerts(own)) == [f"of {own}"]

@@ -31,8 +31,8 @@ def tenant_id(n: int = 1) -> UUID:
 
 
 def enrolment(n: int = 1, **changes: Any) -> enrolments.Enrolment:
-    """The n-th example tenant with a siem stream; `sources`, `app_id`, `sealed` or fields of the tenant may differ."""
-    own = {name: changes.pop(name) for name in ("sources", "app_id", "sealed") if name in changes}
+    """The n-th example tenant with a siem stream; `sources`, `own` or fields of the tenant may differ."""
+    own = {name: changes.pop(name) for name in ("sources", "own") if name in changes}
     tenant = model.Tenant(**{"tenant_id": tenant_id(n), "name": f"Contoso {n}", **changes})
     return enrolments.Enrolment(tenant, **{"sources": {"siem": {}}, **own})
 

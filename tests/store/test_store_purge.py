@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from service import errors, model
-from service.store import enrolments, feed, invitations, pool, storing, streams, tenants
+from service.store import credentials, enrolments, feed, invitations, pool, storing, streams, tenants
 from tests.store import rows
 
 
@@ -30,7 +30,11 @@ async def test_purge_leaves_one_change_and_nothing_else(
             sample=b"",
         )
     key = one.lease.tenant_id
-    await enrolments.enrol(database, [rows.enrolment(1, app_id="app", sealed=b"s")], lookback=rows.LOOKBACK)
+    await enrolments.enrol(
+        database,
+        [rows.enrolment(1, own=credentials.Own("app", "client_secret", b"s"))],
+        lookback=rows.LOOKBACK,
+    )
     for n, each in enumerate((one, other), 1):
         wanted = invitations.Wanted(
             each.lease.tenant_id, f"Contoso {n}", "public", None, ("graph_alerts",), "v2"

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from service.intervals import Intervals
-from service.store import enrolments, leases, pool, ranges, retention, streams, tenants
+from service.store import credentials, enrolments, leases, pool, ranges, retention, streams, tenants
 from tests.store import rows
 
 NEXT = rows.hour(50)
@@ -29,8 +29,7 @@ async def test_load_brings_streams_with_their_credential(database: pool.Database
             rows.enrolment(
                 1,
                 sources={"siem": {"machinegroups": ["A"]}, "graph_alerts": {}},
-                app_id="own",
-                sealed=b"1",
+                own=credentials.Own("own", "client_secret", b"1"),
                 labels={"team": "blue"},
                 region="eu",
                 external_ref="X1",

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from service import errors
-from service.store import enrolments, leases, pool, ranges, streams, tenants
+from service.store import credentials, enrolments, leases, pool, ranges, streams, tenants
 from tests.store import rows
 
 WATCHED = ("tenant", "stream", "stream_progress", "lease", "credential", "roster")
@@ -40,7 +40,12 @@ async def test_enrolling_adds_all_that_a_stream_needs(database: pool.Database, p
     """A new tenant has its row, streams that want everything since the look-back, their progress, and a free lease."""
     both = {"siem": {"machinegroups": ["A"]}, "graph_alerts": {}}
     one = rows.enrolment(
-        1, sources=both, labels={"team": "blue"}, region="eu", external_ref="X", app_id="app", sealed=b"s"
+        1,
+        sources=both,
+        labels={"team": "blue"},
+        region="eu",
+        external_ref="X",
+        own=credentials.Own("app", "client_secret", b"s"),
     )
     assert await enrol(database, one, rows.enrolment(2, state="pending")) == (2, 0, 0)
     row = await tenant(pool)
@@ -62,9 +67,10 @@ async def test_enrolling_adds_all_that_a_stream_needs(database: pool.Database, p
         assert one_stream["coverage"] == []
     assert [row["enabled"] for row in wanted] == [True, True, False]
     assert await pool.fetchval("SELECT count(*) FROM alertwell.lease WHERE owner IS NULL") == 2
-    assert await enrolments.sealed_secrets(database, [rows.tenant_id(1), rows.tenant_id(2)]) == {
-        rows.tenant_id(1): ("app", b"s")
-    }
+    held = await credentials.listed(database, [rows.tenant_id(1), rows.tenant_id(2)])
+    assert [(each.tenant_id, each.credential.app_id, each.credential.sealed) for each in held] == [
+        (rows.tenant_id(1), "app", b"s")
+    ]
 
 
 async def test_enrolling_twice_changes_nothing(database: pool.Database, pool: asyncpg.Pool):
@@ -97,7 +103,7 @@ async def test_what_changed_is_told_to_the_owner(database: pool.Database):
         {"external_ref": "X"},
         {"sources": {"siem": {"machinegroups": ["A"]}}},
         {"sources": {"siem": {}, "graph_alerts": {}}},
-        {"app_id": "app", "sealed": b"s"},
+        {"own": credentials.Own("app", "client_secret", b"s")},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -105,7 +111,7 @@ async def test_each_field_counts_as_a_change(database: pool.Database, changes: d
     """Whatever differs is counted as changed once, and as unchanged when it comes again (a secret always counts)."""
     await enrol(database, rows.enrolment(1))
     assert await enrol(database, rows.enrolment(1, **changes)) == (0, 1, 0)
-    again = (0, 1, 0) if "sealed" in changes else (0, 0, 1)
+    again = (0, 1, 0) if "own" in changes else (0, 0, 1)
     assert await enrol(database, rows.enrolment(1, **changes)) == again
 
 
@@ -245,12 +251,12 @@ async def test_two_enrolments_at_once(database: pool.Database):
 
 @pytest.mark.parametrize(
     ("changes", "kept"),
-    [({"region": "us"}, False), ({"cloud": "gcc"}, False), ({"app_id": "b", "sealed": b"s"}, False),
-     ({"app_id": "a", "sealed": b"new"}, True), ({"labels": {"team": "red"}}, True)],
+    [({"region": "us"}, False), ({"cloud": "gcc"}, False), ({"own": credentials.Own("b", "client_secret", b"s")}, False),
+     ({"own": credentials.Own("a", "client_secret", b"new")}, True), ({"labels": {"team": "red"}}, True)],
 )  # fmt: skip
 async def test_another_place_or_app_starts_the_proof_anew(database, pool, changes: dict, kept: bool):
     """What was proven of another region or cloud, or by another app, is not proven; a new secret of the same app keeps it."""
-    before = {"region": "eu", "app_id": "a", "sealed": b"s"}
+    before = {"region": "eu", "own": credentials.Own("a", "client_secret", b"s")}
     await enrol(database, rows.enrolment(1, **before))
     [lease] = await rows.claim(database)
     owner = rows.Owner(database, lease)

@@ -2,9 +2,62 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from service import clouds, errors
+from service.sources import registry
+
+PAGE = Path(__file__).parents[2] / "docs" / "sources.md"
+TABLE = [
+    [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+    for line in PAGE.read_text("utf-8")
+    .partition("### Clouds and addresses")[2]
+    .partition("\n## ")[0]
+    .splitlines()
+    if line.startswith("| `")
+]
+"""Cloud, source, Entra, address, nearer addresses, token audience: as the page has them, which was held against Microsoft's."""
+
+
+def test_the_table_is_whole() -> None:
+    """Every cloud with every source, once."""
+    assert [row[:2] for row in TABLE] == [
+        [cloud, source] for cloud in clouds.CLOUDS for source in registry.SOURCES
+    ]
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row[0]}-{row[1]}")
+def test_clouds_and_sources(row: list[str]) -> None:
+    """Authority, hosts and audience move together; what a cloud does not have is refused, wherever it is said to be."""
+    cloud, source, entra, address, nearer, audience = row
+    service = registry.SOURCES[source].service
+    endpoints = clouds.Endpoints()
+    assert endpoints.authority(cloud) == f"https://{entra}"
+    if address == "none":
+        for refusing in (
+            endpoints,
+            clouds.Endpoints({"mde": "https://a", "xdr": "https://a", "graph": "https://a"}),
+        ):
+            if service != "siem" or refusing is endpoints:
+                with pytest.raises(errors.BadInput, match=f"the {cloud} cloud has no {service} API"):
+                    refusing.check(service, cloud, None)
+        return
+    assert endpoints.audience(service, cloud) == f"https://{audience}"
+    if address == "–":
+        with pytest.raises(errors.BadInput, match="needs the tenant's region"):
+            endpoints.check(service, cloud, None)
+    else:
+        assert endpoints.base_url(service, cloud, None) == f"https://{address}"
+    if found := re.fullmatch(r"(.*)\{(.*)\}(.*)", nearer):
+        for region in found[2].split(","):
+            assert endpoints.base_url(service, cloud, region) == f"https://{found[1]}{region}{found[3]}"
+    else:
+        assert nearer == "–"
+    moved = clouds.Endpoints({"authority": "https://a", service: "https://b"})
+    assert (moved.authority(cloud), moved.base_url(service, cloud, "us")) == ("https://a", "https://b")
 
 
 @pytest.mark.parametrize(

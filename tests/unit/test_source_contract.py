@@ -112,7 +112,7 @@ def read_or_refuse(name, body):
 
 @every_source
 def test_a_source_describes_itself(name):
-    """Name, service, quota, reach and roles are what the rest of the service relies on."""
+    """Name, service, quota, reach, roles and scopes are what the rest of the service relies on."""
     source = registry.get(name)
     assert source.name == name
     assert source.service in clouds.SERVICES
@@ -120,6 +120,10 @@ def test_a_source_describes_itself(name):
     assert not source.quota or source.request(WINDOW, {}).quota_group == source.service
     assert source.reach is None or source.reach > timedelta()
     assert all(isinstance(role, str) for role in source.roles)
+    # what an app may, a user may: by the same name, or without its last part, and never by one that only the other API has
+    assert {role.removesuffix(".All") for role in source.roles} == {
+        scope.removesuffix(".All") for scope in source.scopes
+    }
     assert isinstance(source.mutable, bool)
     assert isinstance(source.incidents, bool)
 

@@ -33,6 +33,7 @@ def test_a_token_serves_all_sources_of_its_service():
     roles = parts.roles()
     assert roles["siem"] == frozenset()
     assert roles["mde"] == {"Alert.Read.All", "Alert.ReadWrite.All"}
+    assert parts.scopes()["mde"] == {"Alert.Read", "Alert.ReadWrite"}
     assert roles["graph"] == registry.get("graph_alerts").roles | registry.get("graph_incidents").roles
 
 
