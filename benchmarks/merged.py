@@ -148,7 +148,7 @@ async def change(database: pool.Database, each: int, version: int) -> float:
             found, lambda _: "live", (), 0, len(batch), now, Intervals(), Intervals(), None
         )
         poll = storing.Poll(uuid4(), replica, now)
-        counts = await storing.store(database, lease, "mde_alerts", poll, harvest)
+        counts = (await storing.store(database, lease, "mde_alerts", poll, harvest)).counts
         seconds += time.perf_counter() - started
         if counts.updated != len(batch):
             raise SystemExit(f"{counts.updated} updated of {len(batch)}")

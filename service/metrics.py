@@ -61,6 +61,9 @@ class Metrics:
             "What answers held and was not followed, such as a link to another host.",
             "source",
         )
+        self.late_arrivals = counter(
+            "late_arrivals_total", "Records that came after their update time was proven.", "source"
+        )
         self.requests = counter("requests_total", "Requests sent, by status or error.", "service", "status")
         self.request_seconds = histogram(
             "request_seconds", "Seconds from sending a request to the end of its answer.", _WORK, "service"
@@ -146,6 +149,7 @@ class SourceMetrics:
         self._items = metrics.items.labels(source)
         self._rejects = metrics.rejects.labels(source)
         self._warnings = metrics.warnings.labels(source)
+        self._late = metrics.late_arrivals.labels(source)
 
     def poll(self, outcome: str) -> None:
         """Count one poll; `outcome` is `complete`, `catching_up` or an errors.Kind."""
@@ -170,6 +174,10 @@ class SourceMetrics:
     def warned(self, number: int) -> None:
         """Count what answers held that was not followed."""
         self._warnings.inc(number)
+
+    def late(self, number: int) -> None:
+        """Count records that came after their update time was proven."""
+        self._late.inc(number)
 
 
 class ServiceMetrics:

@@ -15,7 +15,7 @@ from service.intervals import Intervals
 TenantState = Literal["pending", "active", "paused", "removed"]
 StreamState = Literal["new", "ok", "catching_up", "throttled", "degraded", "needs_attention", "retired"]
 Arrival = Literal["live", "catch_up", "initial", "backfill", "sweep", "fallback"]
-WindowKind = Literal["live", "gap"]
+WindowKind = Literal["live", "gap", "sweep"]
 CredentialKind = Literal["client_secret", "certificate", "federated", "delegated"]
 
 SEVERITIES = ("unknown", "informational", "low", "medium", "high")
@@ -227,14 +227,45 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class Sweep:
+    """The second reading of a stream's recent past: the one under way, or the last one.
+
+    `span` is [since, until) of what it is to read again, None before the first; `left` the part of that which it has not read
+    yet, empty where none is under way. `late` and `greatest` tell of what it found that came late: how many records, and how
+    late the latest of them.
+    """
+
+    started_at: datetime
+    span: tuple[datetime, datetime] | None = None
+    left: Intervals = Intervals()
+    late: int = 0
+    greatest: timedelta = timedelta()
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What an answer taught about how late a stream's records come. `late` of the records that it brought lie in what was proven
+    before, `greatest` is the greatest lateness among them. `lateness` and `sweep` are the stream's from now on, `observed` is
+    the lateness to reckon with.
+    """
+
+    late: int
+    greatest: timedelta
+    lateness: Mapping[int, int]
+    observed: timedelta | None
+    sweep: Sweep | None
+
+
+@dataclass(frozen=True, slots=True)
 class Stream:
     """One tenant's feed from one source, as its row and its progress say. The owner's copy moves on with what it stores.
 
     `coverage` holds all that is proven; `unfolded` is the part of it that stands in stream_progress (or nowhere yet) and
     joins the stream's row with the next storing transaction or flush. `overlap` is None until one was learned. `gone_since` is
     when the source was first missing without having been back since; `cause` the word (of `causes`) for what a person must mend;
-    `history` how alerts from before `enrolled_at` arrive. `gap_share` is what reading `backfill` may take of
-    the source's quota, None where nobody said.
+    `history` how alerts from before `enrolled_at` arrive. `gap_share` is what reading `backfill` may take of the source's quota,
+    None where nobody said. `lateness` counts what came late, by how late, as `ingest.lateness` does. `sweep` is None until the
+    row says when the last one began.
     """
 
     tenant_id: UUID
@@ -254,6 +285,8 @@ class Stream:
     gone_since: datetime | None = None
     history: Arrival = "initial"
     gap_share: float | None = None
+    lateness: Mapping[int, int] = field(default_factory=dict)
+    sweep: Sweep | None = None
 
 
 @dataclass(frozen=True, slots=True)

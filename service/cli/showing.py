@@ -92,6 +92,7 @@ def _stream(stream: Mapping[str, Any]) -> None:
         "wanted since": output.when(stream["wanted"][0][0]) if stream["wanted"] else None,
         "last success": output.when(stream["last_success_at"]),
         "late arrivals": stream["late_arrivals"] or None,
+        "last verified": output.when(stream["last_verified_at"]),
     }
     for fact, value in facts.items():
         if value is not None:

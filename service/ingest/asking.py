@@ -31,6 +31,7 @@ _LACKING: Final[Mapping[model.WindowKind, str]] = MappingProxyType(
         "live": "the service breaks over the alerts of incidents (500): these are stored without them, and nothing is proven;"
         " read the alerts by the source graph_alerts, or set the parameter expand=false to have the incidents alone proven",
         "gap": "read without its alerts: the service fails with them (500)",
+        "sweep": "read again without its alerts: the service fails with them (500)",
     }
 )
 """What an answer lacks that was asked for with relief: like any part of an answer it is stored, and proves nothing."""
@@ -143,9 +144,16 @@ class Asking:
         tally.windows += 1
         tally.stored = tally.stored or got.stored
         tally.undated = tally.undated or not got.dated
+        if got.learned and window.kind != "sweep":
+            tally.late += got.learned.late
+            tally.greatest = max(tally.greatest, got.learned.greatest)
+        if got.read and window.kind == "live":
+            seen = self._memory.read | got.read
+            proven = tally.stream.coverage.upper
+            self._memory.read = seen if proven is None else seen.above(proven)
         if window.kind == "live":
             tally.partial = tally.partial or got.partial
-        if window.kind == "gap" and further is None and (got.rest or not got.full):
+        if window.kind != "live" and further is None and (got.rest or not got.full):
             read = window.span - got.rest.span if got.rest else window.span
             width = plan.next_width(read, got.items, got.size, self.most)
             # what is read on from ends in a short part: four times that would be too narrow for the next window
@@ -224,6 +232,7 @@ class Asking:
                 parameters=parameters,
                 further=further,
                 lacking=lacking,
+                seen=self._memory.read,
                 in_order=self._memory.ordered is True and parameters.get("ordered") is True,
             )
         except errors.Gone as failure:

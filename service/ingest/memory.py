@@ -22,6 +22,11 @@ class Memory:
     fallen_back: bool = False
     ration: ration.Ration | None = None
     """Of a stream with a backfill; the first poll makes it."""
+    read: Intervals = Intervals()
+    """What whole answers have shown above the end of coverage: a record that appears in there came late."""
+    sweep_failures: int = 0
+    sweep_after: float = 0.0
+    """Monotonic seconds before which no sweep goes on."""
     poison: list[tuple[Intervals, datetime]] = field(default_factory=list)
 
     def avoided(self, now: datetime) -> Intervals:
@@ -49,3 +54,7 @@ class Tally:
     partial: str | None = None
     notice: str | None = None
     gap_error: str | None = None
+    sweep_error: str | None = None
+    late: int = 0
+    """Records that came late and were found by other than the sweep; `greatest` is the greatest lateness among them."""
+    greatest: timedelta = timedelta()

@@ -54,6 +54,7 @@ class Owned:
             proven=unfolded.pairs[0] if single else None,
             folded=Intervals() if single else unfolded,
             next_poll_at=wall + timedelta(seconds=max(self.due - now, 0)),
+            sweep=self.stream.sweep,
         )
 
     def written(self, progress: streams.Progress, now: float) -> None:

@@ -39,12 +39,15 @@ class Rules:
     poll_interval: timedelta
     live_span: timedelta
     overlap: timedelta
+    overlap_max: timedelta = timedelta(minutes=30)
+    sweep_span: timedelta = timedelta(hours=24)
+    sweep_interval: timedelta = timedelta(hours=6)
     gone_for_good: timedelta = pacing.GONE_FOR_GOOD
 
 
 def overlap_of(stream: model.Stream, rules: Rules) -> timedelta:
-    """What the stream learned, or else the setting."""
-    return stream.overlap or rules.overlap
+    """What the stream learned within OVERLAP_MAX, and no less than OVERLAP: these may have been changed since."""
+    return max(rules.overlap, min(stream.overlap or rules.overlap, rules.overlap_max))
 
 
 def live_window(stream: model.Stream, now: datetime, rules: Rules) -> model.Window:
@@ -82,12 +85,12 @@ def backfills(stream: model.Stream, window: model.Window) -> bool:
     return window.kind == "gap" and bool(Intervals.window(window) & stream.backfill)
 
 
-def gap_window(open_gaps: Intervals, width: timedelta) -> model.Window | None:
-    """The newest end of the newest gap, at most `width` wide."""
+def gap_window(open_gaps: Intervals, width: timedelta, kind: model.WindowKind = "gap") -> model.Window | None:
+    """The newest end of the newest gap (or of what a sweep has left), at most `width` wide."""
     for start, end in reversed(open_gaps):
         until = timestamps.ceil_ms(end)
         since = timestamps.floor_ms(max(start, until - max(width, NARROWEST)))
-        return model.Window(since, until, "gap")
+        return model.Window(since, until, kind)
     return None
 
 
@@ -185,6 +188,11 @@ def proof(window: model.Window, date: datetime | None, ours: datetime, overlap: 
     return Intervals.of((window.since, window.until)).below(date - overlap)
 
 
+def read(window: model.Window, date: datetime | None, ours: datetime) -> Intervals:
+    """What a whole answer has shown, whatever may come late to it: the window below its Date; None or a wrong one: nothing."""
+    return proof(window, date, ours, timedelta())
+
+
 def credible(date: datetime | None, ours: datetime) -> bool:
     """Whether an answer's date can prove anything: there is one, and it is less than a day away from our clock."""
     return date is not None and abs(date - ours) <= _DAY
@@ -210,13 +218,24 @@ def watermark(stream: model.Stream, window: model.Window, times: Sequence[dateti
 
 
 def arrival(stream: model.Stream, kind: model.WindowKind, moment: datetime) -> model.Arrival:
-    """How a record came: a SOC opens tickets for `live` and `catch_up`."""
+    """How a record came: a SOC opens tickets for `live` and `catch_up`, and looks at `sweep`."""
+    if kind == "sweep" and stream.coverage.contains(moment):
+        return "sweep"
     if stream.backfill.contains(moment):
         return "backfill"
     start = stream.wanted.lower
     if moment < stream.enrolled_at or (start is not None and moment < start):
         return stream.history  # old alerts come with an incident of today
     return "live" if kind == "live" else "catch_up"
+
+
+def too_early(coverage: Intervals, growth: timedelta) -> Intervals:
+    """What a grown overlap takes back: the last of what is proven, for it was read too soon after its time.
+
+    The newest answer proved up to its Date less the old overlap; with the new one it would have proved so much less.
+    """
+    top = coverage.upper
+    return Intervals() if top is None else coverage.above(top - growth)
 
 
 def fallback_from(stream: model.Stream, rules: Rules) -> datetime | None:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Final
 
+import structlog
+
 from service import errors, model
-from service.ingest import asking, memory, plan, ration, reading
+from service.ingest import asking, memory, plan, ration, reading, sweep
 from service.intervals import Intervals
-from service.store import storing, streams
+from service.store import storing, streams, sweeps
 
 _STEADY_FAILURES: Final = 3
 """From so many failures in a row on, a window that fails is halved: before, the API itself is the likelier cause."""
@@ -35,6 +38,7 @@ _SPENT: Final = "POLL_BUDGET was spent before any of the live window was proven:
 _NARROW: Final = timedelta(seconds=1)
 """A gap up to so wide that fails is set aside at once: it should not hold up older ones."""
 _POISON_RETRY: Final = timedelta(hours=1)
+_log = structlog.get_logger(__name__)
 
 
 class Poll:
@@ -133,6 +137,68 @@ class Poll:
                     await self._note(window, failure)
                 return
 
+    def sweeping(self) -> bool:
+        """Whether there is a sweep to go on with; one whose time has come begins here."""
+        stream, rules = self.tally.stream, self._desk.rules
+        now = self._desk.clock.now()
+        if not sweep.left(stream) and sweep.due(stream, now, rules.sweep_interval):
+            begun = sweep.begun(stream, now, rules, self._asking.source.reach)
+            stream = self.tally.stream = replace(stream, sweep=begun or stream.sweep)
+        return bool(sweep.left(stream))
+
+    async def sweep(self, may_go_on: Callable[[], bool]) -> None:
+        """Read one window of the sweep, and end it where that was the last: a poll takes at most one, so that sweeps are slow.
+
+        A failure is not the live window's: `tally.sweep_error`. Raises errors.Throttled, which is.
+        """
+        remembered = self._memory
+        window = plan.gap_window(self._left(), remembered.width, "sweep")
+        if window is not None:
+            before = self._left()
+            steady = remembered.sweep_failures >= _STEADY_FAILURES
+            try:
+                await self._read_all([window], isolate=steady, may_go_on=may_go_on)
+                if self._left() == before and not self.spent and may_go_on():
+                    raise errors.Refused("the answers prove nothing: their Date header is missing or wrong")
+                remembered.sweep_failures = 0
+            except errors.Throttled:
+                raise
+            except errors.PollFailure as failure:
+                remembered.sweep_failures += 1
+                self.tally.sweep_error = str(failure)
+                remembered.width = max(window.span / 4, plan.NARROWEST)
+                if steady:
+                    await self._set_aside(window, failure)
+        if not self._left():
+            await self._end_sweep()
+
+    def _left(self) -> Intervals:
+        return sweep.left(self.tally.stream) - self._memory.avoided(self._desk.clock.now())
+
+    async def _end_sweep(self) -> None:
+        """What was set aside is in no sweep's proof: this one has verified nothing then, and the next one tries again."""
+        stream = self.tally.stream
+        ended = stream.sweep
+        if ended is None or ended.span is None:
+            return
+        whole = not sweep.left(stream)
+        if whole:
+            verified = sweep.verified(stream)
+            await sweeps.verify(self._desk.database, self._lease, stream.source, ended, verified)
+        self.tally.stream = replace(stream, sweep=model.Sweep(started_at=ended.started_at, span=ended.span))
+        _log.debug("swept", since=ended.span[0].isoformat(), until=ended.span[1].isoformat(), whole=whole)
+        if ended.late:
+            _log.warning(
+                "late_arrivals",
+                found_by="sweep",
+                count=ended.late,
+                greatest_lateness_seconds=round(ended.greatest.total_seconds()),
+            )
+
+    def _got(self) -> tuple[Intervals, Intervals]:
+        """What moves on where answers are good for something."""
+        return self.tally.stream.coverage, sweep.left(self.tally.stream)
+
     @property
     def spent(self) -> bool:
         """Whether the budget is used up: the stream goes on in a later poll, and others get their turn."""
@@ -146,7 +212,7 @@ class Poll:
         A failure that is the window's own is halved down to where it lies; one that all its parts share is the API's, and raised.
         What ends before it is done says so in `tally`, and is refused where there were answers enough and they proved nothing.
         """
-        proven = self.tally.stream.coverage
+        before = self._got()
         pieces = min([_PIECES, *(calls for calls, _ in self._asking.source.quota)])
         live = any(part.kind == "live" for part in parts)
         healthy = False
@@ -157,7 +223,7 @@ class Poll:
                 return True
             if healthy and (self.spent or not may_go_on()):
                 # what is left of a live window is a gap from now on, if any of it is proven
-                if live and self.tally.stream.coverage == proven:
+                if live and self._got() == before:
                     self.tally.partial = self.tally.partial or _SPENT
                 elif not live:
                     # else a full answer that leaves no time for its parts would be asked for again and again
@@ -215,16 +281,14 @@ class Poll:
                     if unproven:
                         await self._set_aside(part, errors.Refused(unproven))
                 else:
-                    if got.partial and part.kind == "gap":
+                    if got.partial and part.kind != "live":
                         # as good as it gets now: what came is stored, and older gaps should not wait for the rest
                         await self._set_aside(part, errors.Refused(got.partial))
                     if width is not None:
                         width = plan.next_width(part.span, got.items, got.size, self._asking.most)
 
         if parts:
-            self._unfinished(
-                _UNFINISHED.format(pieces), live=live, fruitless=self.tally.stream.coverage == proven
-            )
+            self._unfinished(_UNFINISHED.format(pieces), live=live, fruitless=self._got() == before)
         return not parts
 
     def _unfinished(self, why: str, *, live: bool, fruitless: bool) -> None:
@@ -241,6 +305,12 @@ class Poll:
     async def _note(self, window: model.Window, failure: errors.PollFailure) -> None:
         if failure.sample:
             self._desk.metrics.source(self.tally.stream.source).rejected(1)
+        if window.kind == "sweep":  # no gap: it is proven, and only not read again
+            if failure.sample:
+                await streams.keep_sample(
+                    self._desk.database, self._lease, self.tally.stream.source, str(failure), failure.sample
+                )
+            return
         await streams.note_gap(
             self._desk.database,
             self._lease,

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import structlog
 
 from service import metrics, model
-from service.ingest import plan
+from service.ingest import lateness, plan, sweep
 from service.intervals import Intervals
 from service.sources import contract
 from service.store import alerts, incidents, pool, storing
@@ -88,7 +88,8 @@ class Reading:
     `times` are the update times seen, for choosing where, and `next` goes on from here where it cannot be split. `items` are
     top-level records, `records` their keys and versions; `digest` is the same for the same of them, in any order, and adds up
     over pages. `warnings` as in model.Page. `partial` says why the answer is a part only, by the API's own word or by what it
-    was asked for: stored, and it proves nothing.
+    was asked for: stored, and it proves nothing. `read` is what a whole answer has shown, up to its date; `learned` what it
+    taught about lateness, None where nothing came late.
     """
 
     stream: model.Stream
@@ -107,6 +108,8 @@ class Reading:
     digest: int
     warnings: tuple[str, ...]
     partial: str | None
+    read: Intervals
+    learned: model.Learned | None
 
 
 async def read(
@@ -120,6 +123,7 @@ async def read(
     parameters: Mapping[str, Any] | None = None,
     further: model.Request | None = None,
     lacking: str | None = None,
+    seen: Intervals = Intervals(),
     in_order: bool = False,
 ) -> Reading:
     """Read one window and store what is new. Raises errors.PollFailure, LeaseLost, DatabaseUnavailable.
@@ -127,6 +131,7 @@ async def read(
     `parameters` stand for the stream's own. `further` is the request for a further page of a window that cannot be
     narrowed: stored like any other, and what it proves is for the caller to say (`proven`), who sees all pages. `lacking` says
     what an answer to these parameters lacks of what the stream wants: it is a part, like one that the API calls so.
+    `seen` is what was read before, beyond coverage: what appears in there now came late.
     `in_order` says that the service was shown to keep to the order of update times: a cut answer then proves what it reaches.
     """
     source = desk.sources[stream.source]
@@ -147,11 +152,14 @@ async def read(
         dated = plan.credible(date, desk.clock.ours())
         parts = plan.prefix(window, times) if in_order and page.full and not partial else None
         whole, rest = parts or (None if page.full else window, None)
-        proof = Intervals()
+        proof = shown = Intervals()
         moved = stream.watermark
         if whole and not foreign and not partial and further is None:
-            proof = _proof(desk, stream, whole, date)
+            shown = plan.read(whole, date, desk.clock.ours())
+            # a sweep reads what is proven: there is nothing to join the row
+            proof = _proof(desk, stream, whole, date) if window.kind != "sweep" else proof
             moved = plan.watermark(stream, whole, times)
+        swept = sweep.after(stream, shown) if window.kind == "sweep" else stream.sweep
         sorted_alerts = alerts.Sorted((), (), 0, 0)
         if page.alerts:
             sorted_alerts = await alerts.sort(desk.database, stream.tenant_id, stream.source, page.alerts)
@@ -160,6 +168,9 @@ async def read(
         )
         coverage = stream.coverage | proof
         dropped = plan.excess(coverage)
+        top = sorted_incidents if page.incidents or page.nested else sorted_alerts
+        come = () if foreign else (*top.new, *top.newer)
+        late = lateness.late(come, window, stream.coverage | seen) if come else {}
         harvest = storing.Harvest(
             sorted=sorted_alerts,
             arrival=lambda moment: plan.arrival(stream, window.kind, moment),
@@ -173,11 +184,17 @@ async def read(
             nested=page.nested,
             nested_rejects=page.nested_rejects,
             read_to=date if window.kind == "live" and not page.full and not foreign else None,
+            learn=lambda written: lateness.learned(
+                replace(stream, sweep=swept),
+                [moment for key, moment in late.items() if key in written],
+                date if dated else None,
+                sweeping=window.kind == "sweep",
+            ),
         )
-        top = sorted_incidents if harvest.inside else sorted_alerts
         fresh = sorted_alerts.new or sorted_alerts.newer or sorted_incidents.new or sorted_incidents.newer
         if fresh or page.rejects or dropped:
-            counts = await storing.store(desk.database, lease, stream.source, poll, harvest)
+            kept = await storing.store(desk.database, lease, stream.source, poll, harvest)
+            counts, learned = kept.counts, kept.learned
             unfolded, stored = Intervals(), True
         else:
             counts = model.Counts(
@@ -187,14 +204,22 @@ async def read(
                 duplicate=page.duplicates,
                 nested=page.nested,
             )
-            unfolded, stored = stream.unfolded | proof, False
+            unfolded, stored, learned = stream.unfolded | proof, False, None
     keys = _keys(page)
     measured = desk.metrics.source(stream.source)
     measured.counts(counts)
     measured.rejected(counts.rejected)
     measured.warned(len(page.warnings) + (partial is not None))
+    measured.late(learned.late if learned else 0)
     return Reading(
-        stream=replace(stream, coverage=coverage - dropped, unfolded=unfolded, watermark=moved),
+        stream=replace(
+            stream,
+            coverage=coverage - dropped,
+            unfolded=unfolded,
+            watermark=moved,
+            lateness=learned.lateness if learned else stream.lateness,
+            sweep=learned.sweep if learned else swept,
+        ),
         counts=counts,
         items=page.items,
         size=size,
@@ -210,6 +235,8 @@ async def read(
         digest=page.items + sum(map(hash, keys)),
         warnings=page.warnings,
         partial=partial,
+        read=shown,
+        learned=learned,
     )
 
 
@@ -223,6 +250,8 @@ def proven(
     """The stream once all pages of a window are stored, the first of them dated `date`: like an idle poll's, the proof
     travels with the next storing transaction or flush.
     """
+    if window.kind == "sweep":
+        return replace(stream, sweep=sweep.after(stream, plan.read(window, date, desk.clock.ours())))
     proof = _proof(desk, stream, window, date)
     return replace(
         stream,

@@ -39,5 +39,9 @@ class Slots:
         self._gaps += 1
         return True
 
+    def take_sweep(self) -> bool:
+        """Whether a poll may go on with its sweep, in a place for gaps, of which half are left to these; it gives it back."""
+        return self._gaps < max(self._most_gaps // 2, 1) and self.take_gap()
+
     def give_gap(self) -> None:
         self._gaps -= 1

@@ -11,11 +11,11 @@ from uuid import UUID, uuid4
 import structlog
 
 from service import causes, errors
-from service.ingest import pacing, plan, poll, reading
+from service.ingest import lateness, pacing, plan, poll, reading
 from service.ingest.owned import Owned
 from service.ingest.slots import Slots
 from service.sources import contract
-from service.store import fallbacks, storing, streams
+from service.store import fallbacks, storing, streams, sweeps
 
 _DATABASE_PAUSE = 5.0
 _GAP_BACKOFF_MOST = 15 * 60.0
@@ -24,6 +24,11 @@ _UNDATED = (
 )
 _UNORDERED = "ordered=true has no effect: the service does not keep to the order of update times, so full answers are split"
 _log = structlog.get_logger(__name__)
+
+
+def _backoff(failures: int) -> float:
+    """Seconds until a gap or a sweep is tried again."""
+    return min(2.0 ** min(failures + 2, 16), _GAP_BACKOFF_MOST)
 
 
 class Turn:
@@ -52,6 +57,7 @@ class Turn:
             desk, owned.lease, owned.access, owned.stream, owned.memory, self._record, budget=budget
         )
         self.lease_lost = False
+        """Whether the lease is over: another replica has the tenant, or this poll made its epoch grow."""
         self.enrolled: streams.Owned | None = None
         """A stream that stands in for this one: for this owner to poll, if it does not yet."""
 
@@ -85,13 +91,16 @@ class Turn:
                     await self._poll.live()
                     self._succeeded()
                 await self._gaps()
+                if self._live:
+                    await self._sweep()
             finally:
                 self._owned.stream = self._poll.tally.stream  # what was stored is stored, whatever came after
         except errors.PollFailure as failure:
             await self._failed(failure)
             return failure.kind, str(failure)
         await self._complete()
-        return "complete", self._poll.tally.gap_error
+        await self._widen()
+        return "complete", self._poll.tally.gap_error or self._poll.tally.sweep_error
 
     async def _gaps(self) -> None:
         owned = self._owned
@@ -104,9 +113,34 @@ class Turn:
             self._slots.give_gap()
             owned.ration_due = self._poll.ration_due()
         if self._poll.tally.gap_error:
-            backoff = min(2.0 ** min(owned.memory.gap_failures + 2, 16), _GAP_BACKOFF_MOST)
-            owned.gap_due = time.monotonic() + backoff
+            owned.gap_due = time.monotonic() + _backoff(owned.memory.gap_failures)
         self._moved()
+
+    async def _sweep(self) -> None:
+        """Behind the live window and the gaps, and only where there are places enough for those of others."""
+        remembered = self._owned.memory
+        if remembered.sweep_after > time.monotonic() or self._poll.open_gaps() or not self._poll.sweeping():
+            return
+        if self._poll.spent or not (self._slots.free and self._slots.take_sweep()):
+            return
+        try:
+            await self._poll.sweep(lambda: not self._slots.closing and time.monotonic() < self._owned.due)
+        finally:
+            self._slots.give_gap()
+        if self._poll.tally.sweep_error:
+            remembered.sweep_after = time.monotonic() + _backoff(remembered.sweep_failures)
+
+    async def _widen(self) -> None:
+        """Let the overlap grow to the lateness seen. What this replica knows of the tenant is out of date with it."""
+        stream, rules = self._owned.stream, self._desk.rules
+        overlap = plan.overlap_of(stream, rules)
+        grown = lateness.overlap(stream.lateness, overlap, rules.overlap_max)
+        if grown <= overlap:
+            return
+        too_early = plan.too_early(stream.coverage, grown - overlap)
+        await sweeps.widen_overlap(self._desk.database, self._owned.lease, stream, grown, too_early)
+        self.lease_lost = True
+        _log.info("overlap_grown", seconds=grown.total_seconds(), was_seconds=overlap.total_seconds())
 
     def _succeeded(self) -> None:
         owned = self._owned
@@ -247,6 +281,13 @@ class Turn:
         seconds = time.monotonic() - self._started
         self._desk.metrics.source(self._owned.stream.source).poll(outcome)
         self._desk.metrics.poll_seconds.observe(seconds)
+        if tally.late:  # once each: what is held is not late a second time
+            _log.warning(
+                "late_arrivals",
+                found_by="live",
+                count=tally.late,
+                greatest_lateness_seconds=round(tally.greatest.total_seconds()),
+            )
         # idle polls would drown the rest
         say = _log.info if tally.stored or outcome != "complete" or error else _log.debug
         counts = tally.counts

@@ -105,6 +105,11 @@ class Settings(BaseSettings):
     """How far behind the newest alert each poll reads again, since alerts arrive late and out of order."""
     overlap_max: forms.Span = timedelta(minutes=30)
     """Greatest overlap that a stream can have; LIVE_SPAN leaves room for it. At least OVERLAP."""
+    sweep_span: forms.Span = timedelta(hours=24)
+    """How much of the recent past is read a second time, for what came later than the overlap. More than OVERLAP_MAX; what comes
+    later than this is not found."""
+    sweep_interval: forms.Span = timedelta(hours=6)
+    """Time between two such readings of a stream; each stream has its own points in time."""
     initial_lookback: forms.Span = timedelta(days=7)
     """How far back the first poll of a stream reaches; a week shows that a new customer works."""
     max_concurrent_polls: Annotated[int, Field(ge=2, le=100_000)] = 512
@@ -171,6 +176,12 @@ class Settings(BaseSettings):
             "OVERLAP",
             self.overlap,
             f"must be at most OVERLAP_MAX ({forms.shown(self.overlap_max)})",
+        )
+        forms.require(
+            self.sweep_span > self.overlap_max,
+            "SWEEP_SPAN",
+            self.sweep_span,
+            f"must be more than OVERLAP_MAX ({forms.shown(self.overlap_max)})",
         )
         least = 1.5 * self.poll_interval + 2 * self.overlap_max
         forms.require(

@@ -71,7 +71,7 @@ WITH batch AS MATERIALIZED (
     SELECT $1, batch.number, counted.changes FROM batch, (SELECT count(*) AS changes FROM changes) counted
     WHERE counted.changes > 0
 )
-SELECT (SELECT count(*) FROM changes) AS changed,
+SELECT ARRAY(SELECT c.full_id FROM changes c) AS changed,
        ARRAY(SELECT i.n::int FROM i WHERE NOT EXISTS (SELECT FROM before b WHERE b.full_id = i.full_id)) AS missing
 """  # noqa: S608 - made of constants
 
@@ -138,8 +138,8 @@ async def update(
     source: str,
     alerts: Sequence[model.Alert],
     arrivals: Sequence[str],
-) -> int:
-    """Replace alerts by newer content, each with its `updated` change; how many really differed comes back.
+) -> list[str]:
+    """Replace alerts by newer content, each with its `updated` change; the keys of those that really differed come back.
 
     One that retention has deleted since `sort` saw it is inserted anew and counts too.
     """
@@ -150,7 +150,7 @@ async def update(
         await insert(
             connection, tenant_id, source, [alerts[n] for n in missing], [arrivals[n] for n in missing]
         )
-    return int(row["changed"]) + len(missing)
+    return [*row["changed"], *(alerts[n].full_id for n in missing)]
 
 
 def _records(alerts: Sequence[model.Alert], arrivals: Sequence[str]) -> list[tuple[Any, ...]]:

@@ -80,13 +80,13 @@ WITH batch AS MATERIALIZED (
            s.arrival, $2, (s.is).incident_id,
            {changes.between("(s.was)", "(s.is)", "incident_id", source_updated_at="last_update")}, 'incident'
     FROM batch, stored s
-    RETURNING 1
+    RETURNING full_id
 ), noted AS (
     INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
     SELECT $1, batch.number, counted.changes FROM batch, (SELECT count(*) AS changes FROM changes) counted
     WHERE counted.changes > 0
 )
-SELECT (SELECT count(*) FROM changes) AS changed,
+SELECT ARRAY(SELECT c.full_id FROM changes c) AS changed,
        ARRAY(SELECT i.n::int FROM i
              WHERE NOT EXISTS (SELECT FROM before b WHERE b.incident_id = i.incident_id)) AS missing
 """  # noqa: S608 - made of constants
@@ -160,8 +160,9 @@ async def update(
     source: str,
     incidents: Sequence[model.Incident],
     arrivals: Sequence[str],
-) -> int:
-    """Replace incidents by newer content, each with its `updated` or `merged` change; how many really differed comes back.
+) -> list[str]:
+    """Replace incidents by newer content, each with its `updated` or `merged` change; the ids of those that really differed come
+    back.
 
     One that retention has deleted since `sort` saw it is inserted anew and counts too.
     """
@@ -172,7 +173,7 @@ async def update(
         await insert(
             connection, tenant_id, source, [incidents[n] for n in missing], [arrivals[n] for n in missing]
         )
-    return int(row["changed"]) + len(missing)
+    return [*row["changed"], *(incidents[n].incident_id for n in missing)]
 
 
 def _records(incidents: Sequence[model.Incident]) -> list[tuple[Any, ...]]:

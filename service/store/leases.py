@@ -172,6 +172,23 @@ async def fence(connection: pool.Connection, lease: model.Lease) -> None:
         raise errors.LeaseLost(f"tenant {lease.tenant_id}: epoch {lease.epoch} is over")
 
 
+async def advance(connection: pool.Connection, lease: model.Lease) -> None:
+    """First statement of a write that changes what an owner has read: its own epoch is over with it, or raises LeaseLost.
+
+    The roster says so, and the owner takes the tenant anew.
+    """
+    found = await connection.fetchval(
+        """
+        UPDATE alertwell.lease SET epoch = epoch + 1 WHERE tenant_id = $1 AND owner = $2 AND epoch = $3 RETURNING true
+        """,
+        lease.tenant_id,
+        lease.owner,
+        lease.epoch,
+    )
+    if found is None:
+        raise errors.LeaseLost(f"tenant {lease.tenant_id}: epoch {lease.epoch} is over")
+
+
 async def fence_all(connection: pool.Connection, leases: Sequence[model.Lease]) -> set[UUID]:
     """The same for many tenants at once: those whose lease still stands, locked until the transaction ends."""
     rows = await connection.fetch(

@@ -46,7 +46,8 @@ async def take_back(connection: pool.Connection, streams: Sequence[tuple[UUID, s
         """
         WITH reset AS (
             UPDATE alertwell.stream s
-            SET coverage = '{}', failures = 0, state = 'new', state_reason = NULL, cause = NULL, state_since = now()
+            SET coverage = '{}', verified = '{}', last_verified_at = NULL, failures = 0, state = 'new', state_reason = NULL,
+                cause = NULL, state_since = now()
             FROM unnest($1::uuid[], $2::text[]) AS i (tenant_id, source)
             WHERE s.tenant_id = i.tenant_id AND s.source = i.source
             RETURNING s.tenant_id, s.source
@@ -54,7 +55,7 @@ async def take_back(connection: pool.Connection, streams: Sequence[tuple[UUID, s
             DELETE FROM alertwell.gap_reason r USING reset
             WHERE r.tenant_id = reset.tenant_id AND r.source = reset.source
         )
-        UPDATE alertwell.stream_progress p SET proven = NULL, read_to = NULL
+        UPDATE alertwell.stream_progress p SET proven = NULL, read_to = NULL, sweep_left = NULL
         FROM reset WHERE p.tenant_id = reset.tenant_id AND p.source = reset.source
         """,
         [tenant_id for tenant_id, _ in streams],

@@ -196,7 +196,7 @@ async def tenant(database: pool.Database, tenant_id: UUID) -> dict[str, Any]:
         database,
         f"""
         SELECT c.source, c.enabled, c.state, c.cause, c.state_reason, c.state_since, s.parameters, c.watermark, c.proven_until,
-               c.data_age_seconds, c.late_arrivals, c.last_success_at, c.next_poll_at,
+               c.data_age_seconds, c.late_arrivals, c.last_verified_at, c.last_success_at, c.next_poll_at,
                {spans.format("wanted")}, {spans.format("coverage")}
         FROM soc.coverage c JOIN alertwell.stream s USING (tenant_id, source)
         WHERE c.tenant_id = $1 ORDER BY c.source

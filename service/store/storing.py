@@ -7,7 +7,7 @@ the one record is found; that record becomes a reject and the rest is stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -19,7 +19,7 @@ from service import model
 from service.intervals import Intervals
 from service.store import alerts as alert_rows
 from service.store import incidents as incident_rows
-from service.store import leases, pool, ranges, redirects, rejects, slices
+from service.store import leases, pool, ranges, redirects, rejects, slices, sweeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ class Harvest:
 
     `arrival` says how a record with this update time came. `folded` is all coverage that joins the stream's row now: the
     window's own proof and what idle polls proved before. `dropped` leaves it (too many ranges). `read_to` is the end of a live
-    window that is stored, else None.
+    window that is stored, else None. `learn` tells from the keys of the items that were inserted or really updated what
+    there is to learn of lateness, None where none came late.
     """
 
     sorted: alert_rows.Sorted
@@ -55,6 +56,7 @@ class Harvest:
     incidents: incident_rows.Sorted = incident_rows.NONE
     nested: int = 0
     nested_rejects: int = 0
+    learn: Callable[[Collection[str]], model.Learned | None] = lambda _: None
 
     @property
     def inside(self) -> bool:
@@ -62,10 +64,18 @@ class Harvest:
         return self.nested > 0 or self.incidents.total > 0
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of each item of a harvest, and what was learned from those that came late."""
+
+    counts: model.Counts
+    learned: model.Learned | None
+
+
 async def store(
     database: pool.Database, lease: model.Lease, source: str, poll: Poll, harvest: Harvest
-) -> model.Counts:
-    """Store a harvest; what became of each item comes back. Raises LeaseLost (nothing written), DatabaseUnavailable."""
+) -> Stored:
+    """Store a harvest; what became of it comes back. Raises LeaseLost (nothing written), DatabaseUnavailable."""
     try:
         return await _store(database, lease, source, poll, harvest, careful=False)
     except asyncpg.PostgresError as error:
@@ -76,12 +86,12 @@ async def store(
 
 async def _store(
     database: pool.Database, lease: model.Lease, source: str, poll: Poll, harvest: Harvest, *, careful: bool
-) -> model.Counts:
+) -> Stored:
     refused = _Refused([], [])
     async with database.transaction() as connection:
         await leases.fence(connection, lease)
         found, held = harvest.sorted, harvest.incidents
-        incidents = alerts = _Written(0, 0)
+        incidents = alerts = _Written(0, 0, frozenset())
         if found.new or found.newer or held.new or held.newer:
             # before any row: two streams of a tenant would wait for each other's rows else
             await connection.execute("SELECT alertwell.lock_merging($1)", lease.tenant_id)
@@ -93,14 +103,18 @@ async def _store(
             await rejects.keep(connection, lease.tenant_id, source, [*harvest.rejects, *refused.all])
         counts = _counts(harvest, incidents, alerts, refused)
         await _move(connection, lease, source, harvest)
+        learned = harvest.learn(incidents.keys if harvest.inside else alerts.keys)
+        if learned:
+            await sweeps.learn(connection, lease, source, learned)
         await record_poll(connection, lease.tenant_id, source, poll, counts, outcome="complete")
-    return counts
+    return Stored(counts, learned)
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
     inserted: int
     updated: int
+    keys: Collection[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +162,24 @@ async def _store_incidents(
     held = harvest.incidents
     touched = [one.incident_id for one in (*held.new, *held.newer)]
     before = await redirects.around(connection, tenant_id, touched)
+    keys: set[str] = set()
 
     async def insert(part: Sequence[model.Incident]) -> int:
         arrivals = [harvest.arrival(one.last_update) for one in part]
-        return await incident_rows.insert(connection, tenant_id, source, part, arrivals)
+        count = await incident_rows.insert(connection, tenant_id, source, part, arrivals)
+        keys.update(one.incident_id for one in part)
+        return count
 
     async def update(part: Sequence[model.Incident]) -> int:
         arrivals = [harvest.arrival(one.last_update) for one in part]
-        return await incident_rows.update(connection, tenant_id, source, part, arrivals)
+        changed = await incident_rows.update(connection, tenant_id, source, part, arrivals)
+        keys.update(changed)
+        return len(changed)
 
     written = _Written(
         await slices.write(connection, insert, held.new, refused.incidents, careful=careful),
         await slices.write(connection, update, held.newer, refused.incidents, careful=careful),
+        keys,
     )
     await redirects.follow(connection, tenant_id, touched, before)
     return written
@@ -181,13 +201,19 @@ async def _store_alerts(
         end = ends.get(alert.incident_id or "")
         return alert if end is None else msgspec.structs.replace(alert, incident_id=end)
 
+    keys: set[str] = set()
+
     async def insert(part: Sequence[model.Alert]) -> int:
         arrivals = [harvest.arrival(alert.last_processed_at) for alert in part]
-        return await alert_rows.insert(connection, tenant_id, source, part, arrivals)
+        count = await alert_rows.insert(connection, tenant_id, source, part, arrivals)
+        keys.update(alert.full_id for alert in part)
+        return count
 
     async def update(part: Sequence[model.Alert]) -> int:
         arrivals = [harvest.arrival(alert.last_processed_at) for alert in part]
-        return await alert_rows.update(connection, tenant_id, source, part, arrivals)
+        changed = await alert_rows.update(connection, tenant_id, source, part, arrivals)
+        keys.update(changed)
+        return len(changed)
 
     new, newer = found.new, found.newer
     if ends:
@@ -195,6 +221,7 @@ async def _store_alerts(
     return _Written(
         await slices.write(connection, insert, new, refused.alerts, careful=careful),
         await slices.write(connection, update, newer, refused.alerts, careful=careful),
+        keys,
     )
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from service import model
 from service.intervals import Intervals
-from service.store import leases, pool, ranges, rejects, storing
+from service.store import leases, pool, ranges, rejects, storing, sweeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Progress:
     proven: tuple[datetime, datetime] | None
     folded: Intervals
     next_poll_at: datetime
+    sweep: model.Sweep | None = None
 
 
 async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owned]:
@@ -43,7 +44,8 @@ async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owne
             """
             SELECT s.tenant_id, s.source, s.parameters, s.enrolled_at, s.wanted, s.backfill, s.coverage, s.watermark,
                    s.overlap, s.failures, s.state, s.state_reason, s.cause, s.gone_since, s.history, s.gap_share,
-                   p.proven, p.read_to,
+                   s.lateness, p.proven, p.read_to,
+                   p.sweep_started_at, p.sweep_span, p.sweep_left, p.sweep_late, p.sweep_lateness,
                    t.name, t.cloud, t.region, t.state AS tenant_state, t.labels, t.external_ref,
                    c.app_id, c.kind, c.sealed, c.version, c.source AS credential_source
             FROM alertwell.stream s
@@ -79,6 +81,8 @@ async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owne
             gone_since=row["gone_since"],
             history=row["history"],
             gap_share=row["gap_share"],
+            lateness={int(end): count for end, count in row["lateness"].items()},
+            sweep=sweeps.decode(row),
         )
         tenant = model.Tenant(
             tenant_id=row["tenant_id"],
@@ -226,6 +230,7 @@ async def flush(database: pool.Database, moved: Sequence[Progress]) -> set[UUID]
         ours = await leases.fence_all(connection, list(fenced.values()))
         kept = [p for p in moved if p.lease.tenant_id in ours and p.lease == fenced[p.lease.tenant_id]]
         kept.sort(key=lambda p: (p.lease.tenant_id, p.source))  # one order for two flushes at once
+        swept = [sweeps.encode(p.sweep) for p in kept]
         for p in kept:
             if p.folded:
                 await connection.execute(
@@ -243,9 +248,13 @@ async def flush(database: pool.Database, moved: Sequence[Progress]) -> set[UUID]
             SET last_success_at = coalesce(i.last_success_at, p.last_success_at),
                 read_to = greatest(p.read_to, i.read_to),
                 proven = coalesce(i.proven, p.proven),
-                next_poll_at = i.next_poll_at
-            FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::tstzrange[], $6::timestamptz[])
-                 AS i (tenant_id, source, last_success_at, read_to, proven, next_poll_at)
+                next_poll_at = i.next_poll_at, sweep_started_at = coalesce(i.sweep_started_at, p.sweep_started_at),
+                sweep_span = i.sweep_span, sweep_left = i.sweep_left, sweep_late = i.sweep_late,
+                sweep_lateness = i.sweep_lateness
+            FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::tstzrange[], $6::timestamptz[],
+                        $7::timestamptz[], $8::tstzrange[], $9::tstzrange[], $10::int[], $11::interval[])
+                 AS i (tenant_id, source, last_success_at, read_to, proven, next_poll_at,
+                       sweep_started_at, sweep_span, sweep_left, sweep_late, sweep_lateness)
             WHERE p.tenant_id = i.tenant_id AND p.source = i.source
             """,
             [p.lease.tenant_id for p in kept],
@@ -254,5 +263,6 @@ async def flush(database: pool.Database, moved: Sequence[Progress]) -> set[UUID]
             [p.read_to for p in kept],
             [ranges.encode_pair(*p.proven) if p.proven else None for p in kept],
             [p.next_poll_at for p in kept],
+            *([values[n] for values in swept] for n in range(5)),
         )
     return ours

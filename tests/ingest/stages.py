@@ -36,6 +36,7 @@ QUICK: dict[str, Any] = {
     "poll_interval": "1s",
     "overlap": "1s",
     "overlap_max": "1s",
+    "sweep_interval": "36500d",
     "live_span": "20s",
     "lease_ttl": "3s",
     "shutdown_grace": "10s",
@@ -347,6 +348,12 @@ class Bench:
         (loaded,) = await streams.load(self.database, [lease.tenant_id])
         return owned.Owned(lease, loaded.access, loaded.stream, due=0.0)
 
+    async def again(self) -> owned.Owned:
+        """What this replica owns, read anew after its epoch has grown."""
+        (lease,) = await leases.held(self.database, self.replica_id)
+        (loaded,) = await streams.load(self.database, [lease.tenant_id])
+        return owned.Owned(lease, loaded.access, loaded.stream, due=0.0)
+
     async def turn(self, mine: owned.Owned, *, live: bool = True, budget: float = 60.0) -> turn.Turn:
         """One turn of the stream, and a flush; without `live` gaps alone are read, whatever is due."""
         mine.gap_due = 0.0
@@ -391,6 +398,7 @@ async def bench(
     max_body: int = 32 * MIB,
     live_span: float = 7200.0,
     overlap: float = 600.0,
+    sweep_interval: float = 36500 * 86400.0,
     request_timeout: float = 30.0,
 ) -> AsyncIterator[Bench]:
     """A bench with a real client and real tokens."""
@@ -413,7 +421,12 @@ async def bench(
         )
         stack.push_async_callback(provider.close)
         in_flight = budget.ByteBudget(3 * max_body, max_body)
-        rules = plan.Rules(timedelta(seconds=60), timedelta(seconds=live_span), timedelta(seconds=overlap))
+        rules = plan.Rules(
+            timedelta(seconds=60),
+            timedelta(seconds=live_span),
+            timedelta(seconds=overlap),
+            sweep_interval=timedelta(seconds=sweep_interval),
+        )
         desk = reading.Desk(
             sender=client.Client(session, provider, hosts, in_flight, timeout=request_timeout),
             database=database,

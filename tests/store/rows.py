@@ -145,7 +145,7 @@ class Owner:
     async def store(self, *found: model.Alert, **rest: Any) -> model.Counts:
         """Sort and store."""
         harvest = await self.harvest(*found, **rest)
-        return await storing.store(self.database, self.lease, self.source, self.poll, harvest)
+        return (await storing.store(self.database, self.lease, self.source, self.poll, harvest)).counts
 
 
 async def owners(database: pool.Database, count: int) -> list[Owner]:

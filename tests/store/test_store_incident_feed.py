@@ -185,7 +185,7 @@ async def test_one_that_retention_took_is_created_again(owner: rows.Owner, pool:
     await owner.store(incidents=[rows.incident("7"), rows.incident("8")])
     harvest = await owner.harvest(incidents=[rows.incident("7", NEWER), rows.incident("8", NEWER)])
     await pool.execute("DELETE FROM alertwell.incident WHERE incident_id = '7'")
-    counts = await storing.store(owner.database, owner.lease, owner.source, owner.poll, harvest)
+    counts = (await storing.store(owner.database, owner.lease, owner.source, owner.poll, harvest)).counts
     assert (counts.updated, counts.inserted) == (2, 0)
     found = await numbered(pool, owner.database)
     assert [(row["incident_id"], row["kind"], row["revision"]) for row in found[2:]] == [

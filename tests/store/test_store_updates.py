@@ -127,7 +127,7 @@ async def test_an_alert_that_retention_took_meanwhile_comes_back(owner: rows.Own
     harvest = await owner.harvest(rows.alert("a:1", NEWER), rows.alert("b:1", NEWER))
     assert len(harvest.sorted.newer) == 2
     await pool.execute("DELETE FROM alertwell.alert WHERE full_id = 'a:1'")
-    counts = await storing.store(owner.database, owner.lease, "siem", owner.poll, harvest)
+    counts = (await storing.store(owner.database, owner.lease, "siem", owner.poll, harvest)).counts
     assert (counts.updated, counts.unchanged) == (2, 0)
     found = await pool.fetch("SELECT full_id, revision, last_processed_at FROM alertwell.alert ORDER BY 1")
     assert found == [("a:1", 1, NEWER), ("b:1", 2, NEWER)]

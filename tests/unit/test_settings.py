@@ -141,6 +141,8 @@ OTHER = {
     "live_span": "3h",
     "overlap": "5m",
     "overlap_max": "15m",
+    "sweep_span": "2d",
+    "sweep_interval": "3h",
     "initial_lookback": "1d",
     "max_concurrent_polls": "100",
     "poll_budget": "30s",
