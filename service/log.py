@@ -29,8 +29,8 @@ Format = Literal["auto", "json", "console"]
 
 REDACTED = "[redacted]"
 
-# Their debug and info lines tell of each cache look-up, connection and tick; MSAL's have named accounts.
-_QUIET = ("msal", "urllib3", "apscheduler", "asyncio")
+# Their debug and info lines tell of each cache look-up, connection, tick and plugin; MSAL's have named accounts.
+_QUIET = ("msal", "urllib3", "apscheduler", "asyncio", "alembic.runtime.plugins")
 _LONGEST = 16 * 1024
 _DEEPEST = 12
 

@@ -146,7 +146,7 @@ def import_(
         bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")
     ] = False,
 ) -> None:
-    """Enrol many tenants from a CSV file: all of them, or none where a line is bad.
+    """Enrol many tenants from a CSV file. All of them, or none where a line is bad.
 
     They count as consented and are polled at once. Importing a file twice changes nothing. An empty cell, or a column that
     is left out, means the default; but a stream's parameters and a credential stay as they are. Tenants that the file does

@@ -48,7 +48,7 @@ def backfill(
     dry_run: spans.DryRun = False,
     as_json: spans.AsJson = False,
 ) -> None:
-    """Read a time that was not collected: before the enrolment, or cut out."""
+    """Read a time that was not collected. Before the enrolment, or cut out."""
     from service import settings
 
     share = None if budget is None else share_of(budget)

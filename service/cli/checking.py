@@ -97,7 +97,7 @@ def check(
     ask_password: options.AskPassword = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")] = False,
 ) -> None:
-    """Prove that a tenant can be read: a token of its own for each service, and one call a source.
+    """Prove that a tenant can be read. By a token of its own for each service, and one call a source.
 
     Where that works, a pending tenant becomes active, an invitation counts as proven, and whatever waits for a person is
     polled at once. It is the same proof as the service makes of a consent, for where no callback can be reached.

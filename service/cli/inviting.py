@@ -86,7 +86,7 @@ def invite(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a customer for consent: print the link, and a text to send it with.
+    """Ask a customer for consent, by a link. Print it, and a text to send it with.
 
     The running service takes the answer, proves it, and starts to collect. Inviting again makes a new link, and the ones
     before it stop. What is left out is taken from the tenant where it is enrolled already.
@@ -135,7 +135,7 @@ def invite(
 
 
 def invitations(as_json: AsJson = False) -> None:
-    """All invitations and how far each has come, the newest first."""
+    """How far each invitation has come. The newest is the first."""
     from service import settings
     from service.store import invitations as stored
 
@@ -170,7 +170,7 @@ def withdraw(
         str, typer.Argument(metavar="NAME", help="The customer's name as invited, or the tenant's id.")
     ],
 ) -> None:
-    """Stop a link: whoever opens it now is told that it is not valid any more."""
+    """Stop a link. Whoever opens it now is told that it is not valid any more."""
     from service import settings
     from service.cli import actors, enrolling
     from service.store import invitations as stored

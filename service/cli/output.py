@@ -20,6 +20,8 @@ _UNPRINTABLE: Final = re.compile(
 )
 _TSV_ESCAPES: Final = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 _WIDE: Final = 10_000  # off a terminal nothing is cut or wrapped
+_WORD: Final = 40  # longest word that is not broken; a GUID has 36
+_FOLDED: Final = 24  # least width of a column whose cells are broken
 
 
 def say(text: str = "") -> None:
@@ -30,7 +32,9 @@ def say(text: str = "") -> None:
 def warn(text: str) -> None:
     """One line on stderr, so that what is read from stdout stays clean; several lines become several warnings."""
     for line in text.splitlines() or [""]:
-        typer.echo(f"alertwell: {printable(line)}", err=True)
+        # Not by click, which goes past a progress bar that stands on the same terminal.
+        sys.stderr.write(f"alertwell: {printable(line)}\n")
+    sys.stderr.flush()
 
 
 def printable(text: str) -> str:
@@ -44,20 +48,30 @@ def on_terminal() -> bool:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, indent: int = 0) -> None:
-    """Aligned columns; on a terminal within its width, elsewhere one line a row whatever its length."""
+    """Aligned columns; on a terminal within its width, elsewhere one line a row whatever its length.
+
+    A column of single words (ids, times, states) is never broken, so that they can be read and copied. Where that does not fit
+    the terminal, a row is one line there too, and the terminal wraps it.
+    """
     from rich import box
     from rich.console import Console
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(file=sys.stdout, width=None if on_terminal() else _WIDE, highlight=False)
-    drawn = Table(box=box.SIMPLE_HEAD if on_terminal() else None, pad_edge=False)
-    for column in columns:
-        drawn.add_column(Text(column), overflow="fold", no_wrap=not on_terminal())
-    for row in rows:
-        drawn.add_row(*(Text(printable(cell(value))) for value in row))
-    if on_terminal():
+    texts = [[printable(cell(value)) for value in row] for row in rows]
+    whole = [all(map(_is_word, column)) for column in zip(*texts, strict=True)] or [True] * len(columns)
+    console = Console(file=sys.stdout, highlight=False)
+    fitted = on_terminal() and indent + _least(columns, texts, whole) <= console.width
+    if not fitted:
+        console.width = _WIDE
+    drawn = Table(box=box.SIMPLE_HEAD) if fitted else Table(box=None, header_style="none")
+    drawn.pad_edge = False
+    for column, unbroken in zip(columns, whole, strict=True):
+        drawn.add_column(Text(column), overflow="fold", no_wrap=unbroken or not fitted)
+    for row in texts:
+        drawn.add_row(*map(Text, row))
+    if fitted:
         console.print(Padding(drawn, (0, 0, 0, indent)))
         return
     # Rich fills the last column with blanks up to its widest cell.
@@ -65,6 +79,21 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, indent: int 
         console.print(drawn)
     for line in captured.get().splitlines():
         say(" " * indent + line.rstrip())
+
+
+def _is_word(text: str) -> bool:
+    return len(text) <= _WORD and " " not in text
+
+
+def _least(columns: Sequence[str], texts: Sequence[Sequence[str]], whole: Sequence[bool]) -> int:
+    """The width that a table needs: all of the columns that are not broken, some of each other one, and what is between."""
+    from rich.cells import cell_len
+
+    widest = [max(map(cell_len, column)) for column in zip(columns, *texts, strict=True)]
+    needed = (
+        width if unbroken else min(width, _FOLDED) for width, unbroken in zip(widest, whole, strict=True)
+    )
+    return sum(needed) + 3 * len(columns)
 
 
 def document(value: Any) -> None:

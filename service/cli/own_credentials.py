@@ -74,7 +74,7 @@ def set_credential(
         bool, typer.Option("--no-try", help="Store it without asking Entra for a token by it first.")
     ] = False,
 ) -> None:
-    """Give a tenant, or one of its sources, an app and credential of its own.
+    """Give a tenant an app and credential of its own. Or one of its sources alone.
 
     It is tried first, by a real token for each source that is read by it; one that gives none is not stored, and the one before
     stays in use. The service hears of the new one within a second. Another app than before reads all anew.
@@ -117,7 +117,7 @@ def set_credential(
 
 
 def clear_credential(who: Who, source: Source = None) -> None:
-    """Forget a credential that was set: the tenant's counts again, or the shared app.
+    """Forget a credential that was set. The tenant's counts again, or the shared app.
 
     What another app has read is read anew.
     """

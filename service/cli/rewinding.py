@@ -35,7 +35,7 @@ def rewind(
     dry_run: spans.DryRun = False,
     as_json: spans.AsJson = False,
 ) -> None:
-    """Take back what is proven of an interval, so that it is read again."""
+    """Take back what is proven of an interval. It is read again."""
     from service import settings
 
     why = reason.strip()

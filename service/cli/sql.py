@@ -17,7 +17,8 @@ EPILOG: Final = epilog.lines(
       alertwell sql "TABLE soc.gaps" --json
       alertwell sql "SELECT * FROM soc.alerts WHERE severity = 'high'" --csv --limit 100000 > high.csv
 
-    Relations for readers: soc.alerts, soc.change_feed, soc.feed, soc.coverage, soc.gaps, soc.rejects, soc.tenants.
+    Relations for readers: soc.alerts, soc.alerts_merged, soc.incidents, soc.change_feed, soc.feed, soc.coverage,
+    soc.gaps, soc.rejects, soc.tenants, soc.invitations, soc.audit, and the function soc.changes(after, limit).
     """
 )
 
@@ -26,7 +27,7 @@ def sql(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="One statement that only reads.")],
     as_json: Annotated[bool, typer.Option("--json", help="An array of objects.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV with a header; NULL is empty.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=10_000_000, help="Most rows to show.")] = 1000,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=10_000_000, help="Most rows to show.")] = 1000,
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="Longest time for the query.")] = "60s",
 ) -> None:
     """Run a read-only query.

@@ -54,7 +54,7 @@ def status(
 ) -> None:
     """How everything fares, for people and for Nagios.
 
-    Tenants, streams, the oldest data, gaps, the change feed, replicas, and what needs a person.
+    Tenants, streams, the oldest data, gaps, the change feed, replicas, what is in trouble and why, and what needs a person.
     """
     from service import settings
     from service.store import reports
@@ -175,6 +175,16 @@ def _print(seen: reports.Overview) -> None:
             indent=2,
         )
     showing.backfills(seen.backfills, most=MOST_LISTED)
+    if seen.troubled:
+        output.say("\nin trouble, and tried again by themselves")
+        output.table(
+            ("streams", "state", "reason"),
+            [
+                (t["streams"], t["state"], _nagios_text(t["state_reason"] or ""))
+                for t in seen.troubled[:MOST_LISTED]
+            ],
+            indent=2,
+        )
     if seen.attention:
         output.say("\nneed attention")
         output.table(

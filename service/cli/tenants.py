@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Invite and enrol tenants, look at them, pause and remove them.",
+    help="Invite, enrol, look at, pause and remove tenants.",
     epilog=epilog.lines(
         """
         Examples:
@@ -200,7 +200,7 @@ def remove(
     if not yes and not sys.stdin.isatty():
         raise errors.BadInput("remove asks before it acts, and there is no terminal to ask on: give --yes")
     loaded = settings.load()
-    found = database.work(loaded, lambda opened: one(opened, who))
+    found = database.work(loaded, lambda opened: one(opened, who, removed_too=True))
     named = f"{output.printable(found['name'])} ({found['tenant_id']})"
     if not yes:
         what = "Delete everything of" if purge else "Stop collecting from"
@@ -229,8 +229,11 @@ def remove(
         output.say(f"deleted: {', '.join(f'{deleted[table]} {name}' for name, table in counts.items())}")
 
 
-async def one(opened: pool.Database, who: str) -> dict[str, Any]:
-    """Id, name and state of the tenant that is meant. Raises errors.BadInput where there is none, or more than one."""
+async def one(opened: pool.Database, who: str, *, removed_too: bool = False) -> dict[str, Any]:
+    """Id, name and state of the tenant that is meant. Raises errors.BadInput where there is none, or more than one.
+
+    A removed tenant gives its name up to one that is not; with `removed_too` it does not, as where data are deleted.
+    """
     from service.cli import enrolling
     from service.store import reports
     from service.store import tenants as stored
@@ -239,6 +242,8 @@ async def one(opened: pool.Database, who: str) -> dict[str, Any]:
     found = await reports.names(opened, await stored.find(opened, text))
     if not found:
         raise errors.BadInput(f"no tenant {enrolling.shown(text)}; see: alertwell tenants list")
+    if len(found) > 1 and not removed_too:
+        found = [row for row in found if row["state"] != "removed"] or found
     if len(found) > 1:
         listed = ", ".join(f"{row['tenant_id']} ({row['name']}, {row['state']})" for row in found)
         raise errors.BadInput(

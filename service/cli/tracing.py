@@ -39,7 +39,7 @@ def trace(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")] = False,
 ) -> None:
-    """What became of an alert or incident: why it is there, or why not.
+    """What became of an alert or incident. Why it is there, or why not.
 
     Where it is held and how it came; else whether it is a reject, and what is proven of the time it belongs to.
     """
@@ -187,7 +187,7 @@ def _facts(row: Mapping[str, Any], own: Mapping[str, Any], first_seen: str | Non
         "first seen": first_seen,
         "revision": f"{row['revision']}, {output.when(row['updated_at'])}",
         "poll": f"{poll['poll_id']} of {output.when(poll['started_at'])}" if poll else "not kept any more",
-        "window": _answer(window) if window else "the stream is gone",
+        "window": _answer(window, held=True) if window else "the stream is gone",
         "in the feed": ", ".join(seqs) or "past the feed's retention",
     }
     output.say(f"\n{row['source']}")
@@ -208,7 +208,7 @@ def _row(stream: Mapping[str, Any]) -> Sequence[Any]:
     )
 
 
-def _answer(stream: Mapping[str, Any]) -> str:
+def _answer(stream: Mapping[str, Any], *, held: bool = False) -> str:
     wanted, proven = output.when(stream["wanted_from"]), output.when(stream["proven_to"])
     match stream["verdict"]:
         case "proven" if stream["of_incidents"]:
@@ -219,7 +219,8 @@ def _answer(stream: Mapping[str, Any]) -> str:
             what = "incidents updated" if stream["of_incidents"] else "collected"
             return f"not wanted: {what} from {wanted} on"
         case "live tail":
-            return f"live tail: newer than what is proven ({proven or 'nothing yet'}); it may still come"
+            tail = f"live tail: newer than what is proven ({proven or 'nothing yet'})"
+            return tail if held else f"{tail}; it may still come"
         case "gap" | "beyond reach" as verdict:
             span = f"{output.when(stream['gap_from'])} to {output.when(stream['gap_to'])}"
             ahead = "it will be read" if verdict == "gap" else "the source cannot be asked that far back"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -38,7 +39,7 @@ SIMULATE_EPILOG: Final = epilog.lines(
 
 def demo(
     tenants: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Customers of the simulated provider.")
+        int, typer.Option(metavar="N", min=1, max=10_000, help="Customers of the simulated provider.")
     ] = 12,
     seconds: Annotated[
         str | None, typer.Option("--for", metavar="DURATION", help="End by itself, with a summary.")
@@ -72,19 +73,22 @@ def demo(
 
 
 def simulate(
-    tenants: Annotated[int, typer.Option(min=1, max=100_000, help="Customers' tenants.")] = 12,
+    tenants: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Customers' tenants.")] = 12,
     rate: Annotated[
-        float, typer.Option(min=0, max=100_000, help="Alerts a minute of a tenant, in the middle.")
+        float,
+        typer.Option(metavar="N", min=0, max=100_000, help="Alerts a minute of a tenant, in the middle."),
     ] = 1.0,
     history: Annotated[
         str, typer.Option(metavar="DURATION", help="Since when alerts have been arriving.")
     ] = "1d",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same tenants and alerts.")] = 1,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="The same seed gives the same tenants and alerts.")
+    ] = 1,
     chaos: Annotated[
         float, typer.Option(metavar="SHARE", min=0, max=1, help="Share of answers that go wrong, 0 to 1.")
     ] = 0.0,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8443,
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 takes any free one.")] = 8443,
     host_name: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A name that clients use, for the certificate; may be repeated."),
@@ -97,7 +101,11 @@ def simulate(
         ),
     ] = None,
     control: Annotated[
-        bool, typer.Option("--control", help="Open /_sim/ to this machine, for tests.")
+        bool,
+        typer.Option(
+            "--control",
+            help="Open /_sim/ to this machine: who consents and signs in, what fails (docs/operations.md).",
+        ),
     ] = False,
 ) -> None:
     """Stand in for Entra and the Defender APIs.
@@ -145,8 +153,12 @@ def simulate(
     try:
         raise typer.Exit(process.run_until_signalled(until))
     except OSError as error:
-        raise errors.BadInput(
-            f"cannot serve on {host}:{port} from {folder}: {error.strerror or error}"
-        ) from None
+        raise errors.BadInput(f"cannot serve on {host}:{port} from {folder}: {_why(error)}") from None
     except ValueError as error:
         raise errors.BadInput(f"--host-name {' '.join(host_name or ())!r}: {error}") from None
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "the port is in use; take a free one with --port, or --port 0 for any"
+    return error.strerror or str(error)

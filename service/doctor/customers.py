@@ -114,9 +114,8 @@ async def of_stream(sender: client.Client, read: Read) -> list[Finding]:
         ]
     except errors.PollFailure as failure:
         return [Finding("tenant", read.subject, "broken", str(failure))]
-    return [
-        Finding("tenant", read.subject, "ok", f"token and call work, {page.items} records in the last minute")
-    ]
+    records = f"{page.items} record{'' if page.items == 1 else 's'}"
+    return [Finding("tenant", read.subject, "ok", f"token and call work, {records} in the last minute")]
 
 
 def _throttled(said: str, stream: model.Stream) -> str:

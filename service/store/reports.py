@@ -68,6 +68,7 @@ class Overview:
     oldest: dict[str, Any] | None
     gaps: dict[str, Any]
     attention: list[dict[str, Any]]
+    troubled: list[dict[str, Any]]
     feed: dict[str, Any]
     replicas: list[dict[str, Any]]
     unowned: int
@@ -111,6 +112,14 @@ async def overview(database: pool.Database, *, ttl: float) -> Overview:
         ORDER BY state_since, tenant_id, source
         """,
     )
+    troubled = await fetch(
+        database,
+        """
+        SELECT state, state_reason, count(*)::int AS streams
+        FROM soc.coverage WHERE enabled AND state IN ('degraded', 'throttled')
+        GROUP BY state, state_reason ORDER BY streams DESC, state, state_reason
+        """,
+    )
     [feed] = await fetch(database, "SELECT * FROM soc.feed")
     replicas = await fetch(
         database,
@@ -141,6 +150,7 @@ async def overview(database: pool.Database, *, ttl: float) -> Overview:
         oldest=oldest[0] if oldest else None,
         gaps=gaps,
         attention=attention,
+        troubled=troubled,
         feed=feed,
         replicas=replicas,
         unowned=unowned["n"],

@@ -173,6 +173,10 @@ def test_every_help_teaches(arguments):
     assert code == 0
     assert re.search(r"\balertwell\b", out.split("\n", 1)[1])
     assert max(len(line) for line in out.splitlines()) <= 120
+    assert not [
+        line for line in out.splitlines() if line.endswith("...") and "Usage" not in line
+    ]  # a list of commands cuts long sentences off
+    assert "range>" not in out
 
 
 def test_version_and_help_import_nothing_heavy(tmp_path):
@@ -356,3 +360,31 @@ async def test_the_embedded_database_of_another_process_is_found(tmp_path):
     gone = await asyncio.to_thread(process, "tenants", "list", **at)
     assert gone.returncode == 2
     assert "no embedded database runs in ALERTWELL_DATA_DIR='data'" in gone.stderr
+
+
+def test_a_table_breaks_no_id_on_a_narrow_terminal(tmp_path):
+    """Sentences are broken between words, ids and times never: where they do not fit, a row is one line."""
+    script = (
+        "from service.cli import output\n"
+        f"row = ('{A}', 'one two three ' * 5, '2026-11-22T07:21:10Z')\n"
+        "output.table(('id', 'finding'), [row[:2]])\n"
+        "output.table(('id', 'finding', 'at'), [row])\n"
+    )
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path, env=environment(TERM="xterm", COLUMNS="80"), stdin=theirs, stdout=theirs,
+    ) as child:  # fmt: skip
+        os.close(theirs)
+        seen = b""
+        try:
+            while read := os.read(ours, 65536):
+                seen += read
+        except OSError:
+            child.wait(60)  # the other end is closed
+    os.close(ours)
+    lines = seen.decode().splitlines()
+    fitting, wrapped = [line for line in lines if A in line]
+    assert len(fitting) <= 80
+    assert wrapped.split() == [A, *(["one", "two", "three"] * 5), "2026-11-22T07:21:10Z"]
+    assert sum("three" in line for line in lines) > 2

@@ -56,6 +56,7 @@ async def test_its_files_point_a_collector_at_it(database_url, tmp_path):
         said = (await second.communicate())[1].decode()
         assert (second.returncode, said.count("\n")) == (2, 1)
         assert f"cannot serve on 127.0.0.1:{port}" in said
+        assert "the port is in use; take a free one with --port" in said
     finally:
         child.send_signal(signal.SIGTERM)
         _, said_last = await child.communicate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -79,6 +80,15 @@ def test_gaps_and_attention_warn(alertwell, fetch):
 
 
 @pytest.mark.usefixtures("collected")
+def test_trouble_that_passes_has_its_reason(alertwell, fetch):
+    """What hits many streams alike is one line with their number: it is rarely the tenants."""
+    fetch("UPDATE alertwell.stream SET state = 'degraded', state_reason = 'the proxy cannot be reached'")
+    shown = alertwell("status").stdout
+    assert "streams   2 degraded" in shown
+    assert re.search(r"^  2 +degraded +the proxy cannot be reached$", shown, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("collected")
 def test_old_data_are_critical(alertwell, fetch):
     """Data older than --max-age are 2, whose they are is said; those of a paused tenant do not count."""
     fetch(
@@ -117,7 +127,7 @@ def test_json(alertwell):
     """One document with stable keys; with --max-age it has grade and reasons, and the exit code holds as well."""
     found = json.loads(alertwell("status", "--json").stdout)
     assert set(found) == {
-        "tenants", "streams", "oldest", "gaps", "attention", "feed", "replicas", "unowned", "ending", "backfills",
+        "tenants", "streams", "oldest", "gaps", "attention", "troubled", "feed", "replicas", "unowned", "ending", "backfills",
     }  # fmt: skip
     assert found["tenants"] == {"active": 2}
     assert found["oldest"]["data_age_seconds"] < 300

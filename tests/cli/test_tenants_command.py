@@ -237,6 +237,20 @@ def test_names_are_found_and_ambiguity_is_told(alertwell):
     assert alertwell("tenants", "show", A).stdout.startswith("Contoso\n")
 
 
+def test_a_removed_tenant_gives_its_name_up(alertwell, listed):
+    """A name means the tenant that is still there; but what deletes data wants to be told which of them."""
+    alertwell("tenants", "add", A, "Contoso", "--region", "eu")
+    alertwell("tenants", "add", B, "Contoso", "--region", "eu")
+    alertwell("tenants", "remove", A, "--yes")
+    assert B in alertwell("tenants", "pause", "contoso").stdout
+    said = alertwell("tenants", "remove", "contoso", "--purge", "--yes", exit_code=2).stderr
+    assert f"{A} (Contoso, removed)" in said
+    assert f"{B} (Contoso, paused)" in said
+    alertwell("tenants", "remove", B, "--yes")
+    assert "names 2 tenants" in alertwell("tenants", "show", "contoso", exit_code=2).stderr
+    assert listed()["Contoso"]["state"] == "removed"
+
+
 def test_show_tells_all_about_a_tenant(alertwell, fetch):
     """`show` has the streams, gaps, polls and rejects, for people and as JSON."""
     alertwell("tenants", "add", A, "Contoso", "--region", "eu", "--label", "tier=gold")

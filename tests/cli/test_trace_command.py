@@ -104,6 +104,16 @@ def test_an_alert_that_is_held(alertwell, asked):
 
 
 @pytest.mark.usefixtures("collected")
+def test_an_alert_that_is_held_before_it_is_proven(alertwell, fetch):
+    """It lies in the live tail, and is not told of as one that may still come."""
+    fetch("UPDATE alertwell.stream SET coverage = '{}'")
+    window = next(
+        line for line in alertwell("trace", HELD).stdout.splitlines() if line.startswith("  window")
+    )
+    assert window.endswith("live tail: newer than what is proven (nothing yet)")
+
+
+@pytest.mark.usefixtures("collected")
 def test_an_alert_that_is_a_reject(alertwell):
     """Not held, but its record is kept, with the reason."""
     found = traced(alertwell, "da9_9")

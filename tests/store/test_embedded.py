@@ -165,7 +165,8 @@ def test_secrets_stay_private(data_dir):
 async def test_a_second_owner_is_told_who_has_it(data_dir):
     """Another process gets the owner's pid, and the folder once that is gone."""
     with owner(data_dir) as (process, _), owner(data_dir) as (second, answer):
-        assert answer == {"error": f"the data folder {data_dir} is in use by pid {process.pid}"}
+        said = f"the data folder {data_dir} is in use by pid {process.pid}: end that first, or name another folder"
+        assert answer == {"error": f"{said} in ALERTWELL_DATA_DIR"}
         assert second.wait(BOUND) == 0
     async with embedded.Cluster(data_dir, durable=False) as cluster:
         assert cluster.starts == 1

@@ -167,7 +167,12 @@ def test_scrubbing_hostile_text_takes_linear_time():
 def test_levels(stream):
     """Libraries that chatter are heard from warning on, ours from the level on."""
     log.configure("debug", "json", stream)
-    for name in ("msal.token_cache", "urllib3.connectionpool", "apscheduler.scheduler"):
+    for name in (
+        "msal.token_cache",
+        "urllib3.connectionpool",
+        "apscheduler.scheduler",
+        "alembic.runtime.plugins",
+    ):
         logging.getLogger(name).info("chatter")
         logging.getLogger(name).warning("trouble")
     structlog.get_logger("x").debug("idle_poll")
@@ -175,7 +180,7 @@ def test_levels(stream):
     structlog.get_logger("x").info("too quiet")
     logging.getLogger("msal").warning("heard once")
 
-    assert [one["event"] for one in lines(stream)] == ["trouble"] * 3 + ["idle_poll", "heard once"]
+    assert [one["event"] for one in lines(stream)] == ["trouble"] * 4 + ["idle_poll", "heard once"]
 
 
 def test_auto_is_text_on_a_terminal_and_json_elsewhere():

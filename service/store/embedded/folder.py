@@ -52,7 +52,10 @@ def owned(folder: Path) -> Iterator[None]:
             who = f"pid {owner[0]}" if owner else "a process that is just starting"
             # A pid means something only where it was given: hosts and containers have their own.
             where = f" on {owner[1]}" if owner[1:] and owner[1] != socket.gethostname() else ""
-            raise errors.EmbeddedInUse(f"the data folder {folder} is in use by {who}{where}") from None
+            raise errors.EmbeddedInUse(
+                f"the data folder {folder} is in use by {who}{where}: end that first, or name another folder in "
+                "ALERTWELL_DATA_DIR"
+            ) from None
         os.truncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
         yield
