@@ -20,28 +20,45 @@ SOURCE_GONE: Final = "source_gone"
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """`who` can act, `meaning` in a few words, `remedy` what to do: `{tenant}` in it is the tenant as a command takes it."""
+    """`who` can act, `meaning` in a few words, `remedy` what to do: `{tenant}` in it is the tenant as a command takes it.
+
+    `own` takes its place where the tenant has an app and credential of its own (`{app}` is that app, `{own}` what
+    `tenants set-credential` needs to change it), `user` where it is read on behalf of a user who signed in.
+    """
 
     who: Who
     meaning: str
     remedy: str
+    own: str | None = None
+    user: str | None = None
 
 
 _INVITE: Final = "Send: alertwell tenants invite {tenant}"
+_GRANT: Final = "An administrator must consent to the app {app} there, then: alertwell tenants check {tenant}"
+_LOGIN: Final = (
+    "An administrator must consent to the app's delegated permissions, then the user signs in: "
+    "alertwell login {tenant}"
+)
+_SET: Final = "alertwell tenants set-credential {own}"
+_ANOTHER: Final = f"Check the tenant's own app, or set another credential: {_SET} --secret-file FILE"
 _SETTINGS: Final = "Check CLIENT_ID and the credential in the settings, or those of the tenant"
 
 CAUSES: Final[Mapping[str, Cause]] = {
     # the app's own credential: every tenant that uses it waits
     "secret_wrong": Cause(
-        "operator", "the client secret is wrong", "Set the secret's value, not its id, in CLIENT_SECRET_FILE"
+        "operator",
+        "the client secret is wrong",
+        "Set the secret's value, not its id, in CLIENT_SECRET_FILE",
+        own=f"Set the secret's value, not its id: {_SET} --secret-file FILE",
     ),
     "secret_expired": Cause(
         "operator",
         "the client secret has expired",
         "Make a new one in the app registration and put it into CLIENT_SECRET_FILE",
+        own=f"Make a new one in that app's registration, then: {_SET} --secret-file FILE",
     ),
-    "secret_missing": Cause("operator", "no credential was sent", _SETTINGS),
-    "credential_refused": Cause("operator", "Entra refuses the app's credential", _SETTINGS),
+    "secret_missing": Cause("operator", "no credential was sent", _SETTINGS, own=_ANOTHER),
+    "credential_refused": Cause("operator", "Entra refuses the app's credential", _SETTINGS, own=_ANOTHER),
     "credential_missing": Cause(
         "operator",
         "there is no app to sign in with",
@@ -51,11 +68,13 @@ CAUSES: Final[Mapping[str, Cause]] = {
         "operator",
         "the certificate is not one of the app's",
         "Upload the certificate to the app registration, or use the one that is there",
+        own=f"Upload it to that app's registration, or use the one that is there: {_SET} --certificate-file FILE",
     ),
     "certificate_expired": Cause(
         "operator",
         "the app's certificate has expired",
         "Register a new one with the app and put it into CLIENT_CERTIFICATE_FILE",
+        own=f"Register a new one with that app, then: {_SET} --certificate-file FILE",
     ),
     "managed_identity_unavailable": Cause(
         "operator",
@@ -83,13 +102,24 @@ CAUSES: Final[Mapping[str, Cause]] = {
         "Enable it again: in the app registration, or the customer under Enterprise applications",
     ),
     # the customer's side
-    "app_not_in_tenant": Cause("customer", "our app is not in the tenant", _INVITE),
-    "consent_missing": Cause("customer", "consent was not given, or was taken back", _INVITE),
-    "consent_declined": Cause("customer", "an administrator declined the consent", _INVITE),
+    "app_not_in_tenant": Cause(
+        "customer",
+        "our app is not in the tenant",
+        _INVITE,
+        own="Check the tenant id, and that the app {app} is there: alertwell tenants show {tenant}",
+        user=_LOGIN,
+    ),
+    "consent_missing": Cause(
+        "customer", "consent was not given, or was taken back", _INVITE, own=_GRANT, user=_LOGIN
+    ),
+    "consent_declined": Cause(
+        "customer", "an administrator declined the consent", _INVITE, own=_GRANT, user=_LOGIN
+    ),
     "role_missing": Cause(
         "customer",
         "consent does not hold the role that the source needs",
         "An administrator must consent again; the same link works: alertwell tenants invite {tenant}",
+        own=_GRANT,
     ),
     "scope_missing": Cause(
         "customer",
@@ -154,6 +184,8 @@ CAUSES: Final[Mapping[str, Cause]] = {
         "operator",
         "the app registration lists no permission for the API",
         "Add the permission to the app registration, then: alertwell tenants invite {tenant}",
+        own="Add the permission to the registration of {app} and consent to it, then: alertwell tenants check {tenant}",
+        user="Add the delegated permission to the app registration, then: alertwell login {tenant}",
     ),
     "scope_refused": Cause(
         "operator", "Entra refuses the scope", "Check SIEM_RESOURCE and the tenant's cloud"
@@ -194,16 +226,23 @@ def of(failure: errors.PollFailure, state: model.StreamState) -> str | None:
     return failure.code if isinstance(failure, errors.Attention) else None
 
 
-def said(message: str, cause: str | None, tenant: model.Tenant) -> str:
+def said(message: str, cause: str | None, access: model.Access) -> str:
     """What happened, and what to do about it: the sentence that stands beside the tenant's name."""
     known = CAUSES.get(cause or "")
     if known is None:
         return message
-    return f"{message}. {remedy(known, tenant)}"
+    return f"{message}. {remedy(known, access)}"
 
 
-def remedy(cause: Cause, tenant: model.Tenant) -> str:
-    """What to do, with commands that can be pasted into a shell."""
+def remedy(cause: Cause, access: model.Access) -> str:
+    """What to do about the credential that is used here, with commands that can be pasted into a shell."""
+    tenant, own = access.tenant, access.credential
     # a name that looks like an option would be taken for one
-    name = str(tenant.tenant_id) if tenant.name.startswith("-") else tenant.name
-    return cause.remedy.replace("{tenant}", shlex.quote(name))
+    name = shlex.quote(str(tenant.tenant_id) if tenant.name.startswith("-") else tenant.name)
+    if own is None:
+        return cause.remedy.replace("{tenant}", name)
+    app = shlex.quote(own.app_id)
+    row = f"{{tenant}} --client-id {app}" + (f" --source {shlex.quote(own.source)}" if own.source else "")
+    text = (cause.user if own.kind == "delegated" else cause.own) or cause.remedy
+    # the name last: it may look like one of these
+    return text.replace("{app}", app).replace("{own}", row).replace("{tenant}", name)

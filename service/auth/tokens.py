@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -23,6 +22,7 @@ import structlog
 from service import clouds, errors, horizons, model, proxies
 from service.auth import (
     breaker,
+    choosing,
     claims,
     clock,
     credentials,
@@ -77,22 +77,19 @@ class Tokens:
         """
         self._endpoints = endpoints
         self._session = session
-        self._shared = credentials.Shared(shared) if shared else None
+        self._choice = choosing.Choice(shared, sealer, on_restored)
         self._sealer = sealer
         self._siem_form = siem_form
         self._roles = dict(roles or {})
         self._scopes = dict(scopes or {})
         self._deadline = deadline
         self._observe = observe
-        self._on_restored = on_restored
         self._on_rotated = on_rotated
         self.clock = now or clock.Clock()
         self._wire = wire.Wire(ca_file, places, self.clock, proxy)
         self._proxy = proxy
         self._places = threads.Places(places, queue_time)
         self._tenants: dict[UUID, slots.Holding] = {}
-        self._used: model.CredentialKind | None = None
-        self._breakers: dict[modes.Identity, breaker.Breaker] = {}
         self._flights: set[asyncio.Task[slots.Outcome]] = set()
 
     async def token(self, access: model.Access, service: str) -> str:
@@ -132,7 +129,7 @@ class Tokens:
 
     def horizons(self) -> list[horizons.Ending]:
         """Until when each of the shared app's credentials lasts. Tenants' own are in the database, with their end."""
-        return self._shared.horizons() if self._shared else []
+        return self._choice.shared.horizons() if self._choice.shared else []
 
     async def close(self) -> None:
         """End what is under way. A thread inside a hung call ends by its own deadline and is not waited for."""
@@ -185,7 +182,8 @@ class Tokens:
     async def _fetch(self, access: model.Access, service: str, slot: slots.Slot) -> replies.Grant:
         tenant = access.tenant
         audience = self._endpoints.audience(service, tenant.cloud)
-        apps = self._apps(access, f"{self._endpoints.authority(tenant.cloud)}/{tenant.tenant_id}")
+        authority = f"{self._endpoints.authority(tenant.cloud)}/{tenant.tenant_id}"
+        apps = self._choice.apps(access, self._holding(tenant.tenant_id), authority)
         try:
             grant = await self._grant(apps, audience, slot.form, _subject(access))
         except replies.FormRefused:
@@ -231,17 +229,9 @@ class Tokens:
             except errors.CredentialRefused as refusal:
                 refusals.append((app.identity.kind, refusal))
             else:
-                self._note(app.identity)
+                self._choice.note(app.identity)
                 return grant
         raise credentials.together(refusals)
-
-    def _note(self, identity: modes.Identity) -> None:
-        """Say once which of the shared credentials has taken the place of another."""
-        if identity.owner != credentials.OWNER or identity.kind == self._used:
-            return
-        if self._used is not None:
-            _log.warning("credential.changed_over", before=self._used, now=identity.kind)
-        self._used = identity.kind
 
     async def _ask(
         self, place: threads.Place, app: entra.App, audience: str, form: slots.Form
@@ -271,57 +261,10 @@ class Tokens:
             self._session, endpoint, proof, audience, self._deadline, self.clock, self._proxy
         )
 
-    def _apps(self, access: model.Access, authority: str) -> list[tuple[entra.App, breaker.Breaker]]:
-        """The app with each credential that this access may use, in the order in which they are tried."""
-        holding = self._holding(access.tenant.tenant_id)
-        own = access.credential
-        if own is not None:
-            identity = modes.own_identity(access.tenant, own)
-            source = self._shared.app.federated if self._shared else None
-            newest = replace(own, sealed=holding.sealed(own))
-            opened = partial(modes.unsealed, newest, self._sealer, source)
-            app = entra.App(identity, authority, opened, holding.memory)
-            return [(app, holding.guard(identity, partial(self._new_breaker, identity)))]
-        found = [
-            (entra.App(identity, authority, partial(_given, mode), holding.memory), self._breaker(identity))
-            for identity, mode in (self._shared.read() if self._shared else [])
-        ]
-        if not found:
-            raise errors.Attention(
-                "no app to sign in with: set CLIENT_ID with a secret, a certificate or a federated token, or give the "
-                "tenant an app of its own",
-                code="credential_missing",
-            )
-        return found
-
-    def _breaker(self, identity: modes.Identity) -> breaker.Breaker:
-        """Of one of the shared credentials; another version of it begins with a breaker that is closed."""
-        if identity not in self._breakers:
-            for old in [one for one in self._breakers if one.kind == identity.kind]:
-                del self._breakers[old]
-            self._breakers[identity] = self._new_breaker(identity)
-        return self._breakers[identity]
-
-    def _new_breaker(self, identity: modes.Identity) -> breaker.Breaker:
-        return breaker.Breaker(on_change=partial(self._credential_changed, identity))
-
-    def _credential_changed(self, identity: modes.Identity, refusal: errors.CredentialRefused | None) -> None:
-        named = {"kind": identity.kind, "app_id": identity.app_id, "owner": identity.owner}
-        if refusal is not None:
-            _log.error("credential.refused", reason=str(refusal), code=refusal.code, **named)
-            return
-        _log.info("credential.restored", **named)
-        if self._on_restored:
-            self._on_restored()
-
 
 def _subject(access: model.Access) -> UUID | None:
     """Whose refusal it would be: a credential of its own serves nobody else."""
     return None if access.credential is not None else access.tenant.tenant_id
-
-
-def _given(mode: modes.Mode) -> modes.Mode:
-    return mode
 
 
 def _other(form: slots.Form) -> slots.Form:

@@ -73,7 +73,7 @@ async def of_credential(
         except errors.CredentialRefused as refusal:
             said = f"{refusal}. {await _who_waits(database)}"
             known = causes.CAUSES.get(refusal.code)
-            remedy = causes.remedy(known, read.access.tenant) if known else ""
+            remedy = causes.remedy(known, read.access) if known else ""
             return [Finding("credential", subject, "broken", said, remedy)]
         except errors.Attention as refusal:
             if refusal.code == "role_missing":
@@ -109,7 +109,11 @@ async def of_stream(sender: client.Client, read: Read) -> list[Finding]:
         known = causes.CAUSES.get(failure.code)
         return [
             Finding(
-                "tenant", read.subject, "broken", str(failure), causes.remedy(known, tenant) if known else ""
+                "tenant",
+                read.subject,
+                "broken",
+                str(failure),
+                causes.remedy(known, read.access) if known else "",
             )
         ]
     except errors.PollFailure as failure:

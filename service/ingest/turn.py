@@ -192,7 +192,7 @@ class Turn:
             dice=self._dice,
         )
         cause = causes.of(failure, verdict.state)
-        reason = causes.said(str(failure), cause, owned.access.tenant)
+        reason = causes.said(str(failure), cause, owned.access)
         owned.first = False
         owned.due = owned.gap_due = now + verdict.delay
         if failure.sample:

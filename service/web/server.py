@@ -39,12 +39,12 @@ class Server:
         self._setting = setting
         # No access log: probes and scrapes would be most of all lines. What is left for aiohttp's own logger is
         # requests that are no HTTP, an error with a trace for each port scan; our handlers' errors are logged below.
-        strangers = logging.getLogger(f"{__name__}.strangers")
-        strangers.setLevel(logging.CRITICAL)
+        self._strangers = logging.getLogger(f"{__name__}.strangers")
+        self._strangers.setLevel(logging.CRITICAL)
         self._runner = web.AppRunner(
             served,
             access_log=None,
-            logger=strangers,
+            logger=self._strangers,
             handle_signals=False,
             shutdown_timeout=2.0,
         )
@@ -73,22 +73,45 @@ class Server:
     def _doorman(self) -> asyncio.Protocol:
         served = self._runner.server
         assert served is not None  # noqa: S101 - there since setup
-        return _Doorman(served)
+        return _Doorman(served, self._strangers)
 
 
 class _Doorman(asyncio.Protocol):
     """Lets a connection in; where it is one too many, the oldest has to go."""
 
-    def __init__(self, served: web.Server) -> None:
+    def __init__(self, served: web.Server, strangers: logging.Logger) -> None:
         self._served = served
+        self._strangers = strangers
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         within = [each for each in self._served.connections if each.transport is not None]
         for oldest in within[: max(len(within) + 1 - MOST, 0)]:
             oldest.force_close()
-        handler = self._served()
+        loop = asyncio.get_running_loop()
+        quiet = self._strangers
+        handler = _Handler(self._served, loop=loop, access_log=quiet, logger=quiet)
         transport.set_protocol(handler)
         handler.connection_made(transport)
+
+
+class _Handler(web.RequestHandler):
+    """What is no HTTP reaches no route: it is answered here, with nothing of it repeated, and no software told."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """In place of aiohttp's own page, which holds a piece of the request. Raises ConnectionError after a first byte."""
+        super().handle_error(request, status, exc, message)
+        # empty, since aiohttp would put its name where there is none
+        answer = web.Response(status=status, headers={"Server": "", "Cache-Control": "no-store"})
+        answer.force_close()
+        return answer
 
 
 def application(checks: probes.Probes, measured: metrics.Metrics) -> web.Application:

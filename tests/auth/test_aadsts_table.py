@@ -76,9 +76,9 @@ async def test_every_code_reaches_its_state(make: Make, sim: server.Simulator, c
             cause = causes.of(failure, shown.state)
             if isinstance(failure, errors.Attention):
                 assert (shown.state, cause, verdict.who != "R") == ("needs_attention", word, True), code
-                said = causes.said(str(failure), cause, contoso.tenant)
+                said = causes.said(str(failure), cause, contoso)
                 assert f"(AADSTS{code})" in said
-                assert said.endswith(causes.remedy(causes.CAUSES[word], contoso.tenant))
+                assert said.endswith(causes.remedy(causes.CAUSES[word], contoso))
             else:
                 passing = verdict.who == "R" or word == "entra_fault"
                 assert (shown.state in ("degraded", "throttled"), cause, passing) == (True, None, True), code
@@ -93,7 +93,7 @@ async def test_sentences(make: Make, sim: server.Simulator, code: int):
     contoso = model.Access(model.Tenant(UUID(CONTOSO), "Contoso", region="eu"))
     with pytest.raises(errors.Attention) as failed:
         await make().token(contoso, "siem")
-    assert causes.said(str(failed.value), failed.value.code, contoso.tenant) == SENTENCES[code]
+    assert causes.said(str(failed.value), failed.value.code, contoso) == SENTENCES[code]
 
 
 @pytest.mark.parametrize(
@@ -107,11 +107,11 @@ async def test_sentences(make: Make, sim: server.Simulator, code: int):
 )
 def test_names_are_quoted_for_a_shell(name: str, typed: str):
     """A command can be pasted, whatever the customer is called."""
-    tenant = model.Tenant(UUID(CONTOSO), name)
-    assert causes.said("x", "consent_missing", tenant) == f"x. Send: alertwell tenants invite {typed}"
+    access = model.Access(model.Tenant(UUID(CONTOSO), name))
+    assert causes.said("x", "consent_missing", access) == f"x. Send: alertwell tenants invite {typed}"
 
 
 def test_an_unknown_cause_adds_nothing():
     """And neither does none."""
-    tenant = model.Tenant(UUID(CONTOSO), "Contoso")
-    assert causes.said("x", None, tenant) == causes.said("x", "never_heard", tenant) == "x"
+    access = model.Access(model.Tenant(UUID(CONTOSO), "Contoso"))
+    assert causes.said("x", None, access) == causes.said("x", "never_heard", access) == "x"

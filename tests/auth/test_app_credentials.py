@@ -173,7 +173,7 @@ async def test_one_makes_way_for_the_next(
     )
     with capture_logs() as lines:
         await made.token(contoso, "siem")
-        assert made._used == "federated"
+        assert made._choice._used == "federated"
         for changes, kind in (
             ({"federations": ()}, "certificate"),
             ({"federations": (), "certificates": ()}, "client_secret"),
@@ -183,7 +183,7 @@ async def test_one_makes_way_for_the_next(
             shown.register(dataclasses.replace(app, **changes))
             reopen(made)
             assert await made.token(contoso, "siem")
-            assert made._used == kind
+            assert made._choice._used == kind
     over = [(line["before"], line["now"]) for line in lines if line["event"] == "credential.changed_over"]
     assert over == [
         ("federated", "certificate"),
@@ -287,7 +287,7 @@ async def test_nothing_is_shown(
     held = certificates.read((pair.key_pem + pair.certificate_pem).encode(), None, "a file")
     texts = [
         repr(shared),
-        repr(made._shared.read()),
+        repr(made._choice.shared.read()),
         repr(vars(made)),
         repr(held),
         repr(lines),

@@ -205,7 +205,7 @@ async def test_restored(
     with pytest.raises(errors.CredentialRefused):
         await made.token(contoso, "siem")
     new_secret(secret)
-    next(iter(made._breakers.values()))._until = 0.0
+    next(iter(made._choice._breakers.values()))._until = 0.0
     assert await made.token(contoso, "siem")
     made.discard(contoso, "siem", await made.token(contoso, "siem"))
     assert await made.token(contoso, "siem")

@@ -122,11 +122,11 @@ async def test_managed_identity_refused(
     assert "hunter2" not in str(refused.value)
     made = make(shared=modes.SharedApp(app.app_id, app.secret, federated=managed.ManagedIdentity()))
     assert await made.token(contoso, "siem")
-    assert made._used == "client_secret"
+    assert made._choice._used == "client_secret"
     machine.answer = machine.give
     reopen(made)
     assert await made.token(contoso, "siem")
-    assert made._used == "federated"
+    assert made._choice._used == "federated"
 
 
 async def test_not_on_azure(

@@ -306,8 +306,8 @@ async def test_reprs(make: Make, sim: server.Simulator) -> None:
     secret = sim.world.app.secret
     shown = (
         repr(made._tenants)
-        + repr(made._shared.app)
-        + repr(made._shared.read())
+        + repr(made._choice.shared.app)
+        + repr(made._choice.shared.read())
         + repr(modes.ClientSecret(secret))
         + repr(vars(made))
     )

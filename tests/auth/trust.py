@@ -32,7 +32,7 @@ def issued(pair: keys.Pair, subject: str = SUBJECT, life: int = 3600, **more: An
 
 def reopen(made: tokens.Tokens) -> None:
     """Let the pause of every breaker pass, and every token end."""
-    for guard in made._breakers.values():
+    for guard in made._choice._breakers.values():
         guard._until = 0.0
     for holding in made._tenants.values():
         for slot in holding.slots.values():

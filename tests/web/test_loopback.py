@@ -99,3 +99,17 @@ async def test_it_is_gone_at_the_end(browser: aiohttp.ClientSession):
         await waiting
     with pytest.raises(aiohttp.ClientConnectorError):
         await browser.get(address)
+
+
+@pytest.mark.parametrize(
+    "line", [b"GET /consent HTTP/9.9", b"\x16\x03\x01hunter2", b"GET / HTTP/1.1\r\nhunter 2: x"]
+)
+async def test_what_is_no_http_is_not_repeated(door: loopback.Loopback, line: bytes):
+    """Refused before any route, by every server of ours alike, and no software is told."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", door._server.port)
+    writer.write(line + b"\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
+    for told in (b"aiohttp", b"Python", b"9.9", b"hunter", b"consent"):
+        assert told not in answer
