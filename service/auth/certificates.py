@@ -7,6 +7,8 @@ Source: Entra's "Certificate credentials for application authentication": PS256 
 from __future__ import annotations
 
 import base64
+import binascii
+import contextlib
 import re
 import uuid
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 from service import errors
+from service.auth import rounds
 
 _LEAST_BITS: Final = 2048
 _LIFE: Final = 600
@@ -110,6 +113,9 @@ def _pem(content: bytes, password: str | None, name: str, how: str) -> tuple[Any
     sealed = b"ENCRYPTED" in block
     if sealed and password is None:
         raise errors.BadSetting(f"{name}: its key has a password; {how}")
+    if sealed:
+        with contextlib.suppress(binascii.Error):  # the old form has lines of text in it, and no rounds
+            _derivable(base64.b64decode(b"".join(block.splitlines()[1:-1])), name)
     try:
         key = serialization.load_pem_private_key(block, password.encode() if sealed and password else None)
     except (ValueError, TypeError):
@@ -125,6 +131,7 @@ def _pem(content: bytes, password: str | None, name: str, how: str) -> tuple[Any
 
 def _pfx(content: bytes, password: str | None, name: str, how: str) -> tuple[Any, list[x509.Certificate]]:
     if _whole_der(content):
+        _derivable(content, name)
         # Some tools write an empty password where others write none.
         for tried in (b"", None) if password is None else (password.encode(),):
             try:
@@ -141,6 +148,15 @@ def _pfx(content: bytes, password: str | None, name: str, how: str) -> tuple[Any
             raise errors.BadSetting(f"{name}: {wrong}")
         raise errors.BadSetting(f"{name}: holds a certificate without its private key")
     raise errors.BadSetting(f"{name}: is neither PEM nor a whole PFX file")
+
+
+def _derivable(der: bytes, name: str) -> None:
+    wanted = rounds.count(der)
+    if wanted > rounds.MOST:
+        raise errors.BadSetting(
+            f"{name}: asks for {wanted} rounds to derive its keys, and at most {rounds.MOST} are done; "
+            "export it again with fewer, such as 100000"
+        )
 
 
 def _whole_der(content: bytes) -> bool:

@@ -178,6 +178,7 @@ async def _by_browser(
 ) -> sign_in.SignedIn:
     async with loopback.Loopback() as door:
         visit = await entrance.visit(scope, door.address)
+        door.expect(visit.state)
         voice.visit(subject, visit)
         values = await door.answer(WAITS)
         return await entrance.by_visit(visit, values)

@@ -112,7 +112,10 @@ async def prove(line: Line, tenant_id: UUID, readings: Mapping[str, accesses.Rea
 
 
 async def _source(line: Line, name: str, each: accesses.Reading) -> list[Step]:
-    source = line.sources[name]
+    source = line.sources.get(name)
+    if source is None:
+        said = f"this version does not know the source {name}"
+        return [Step(name, "token", False, said, "source_unknown")]
     try:
         token = await line.tokens.token(each.access, source.service)
         if line.lacks(token, source.roles, source.scopes):
@@ -234,29 +237,17 @@ class Proving:
         tenant_id = invitation.tenant_id or invitation.said_tenant
         if tenant_id is None:
             return
-        tenant = invitation.tenant(tenant_id, "pending")
-        readings = await accesses.of_tenant(self._database, tenant, invitation.sources)
-        proof = await prove(self._line, tenant_id, readings)
-        reason, code = proof.reason, proof.code
-        if proof.ok:
-            try:
-                settled = await provings.prove(
-                    self._database,
-                    invitation.invitation_id,
-                    tenant_id,
-                    prover=self._replica_id,
-                    lookback=self._lookback,
-                    actor=audit.DAEMON,
-                    detail=proof.plain(),
-                )
-            except errors.BadInput as busy:  # a purge, or an import, holds the tenant
-                reason, code = str(busy), "busy"
-            else:
-                if settled.proven:
-                    _log.info("consent_proven", tenant=str(tenant_id), sources=list(invitation.sources))
-                elif settled.enrolled_as is not None:
-                    _log.warning("consent_refused", why="enrolled_elsewhere", tenant=str(tenant_id))
-                return
+        try:
+            missing = await self._attempt(invitation, tenant_id)
+        except errors.DatabaseUnavailable:
+            raise
+        except Exception as bug:
+            # counted like any other: what is never postponed would be tried each minute, for ever
+            missing = f"the proof broke ({type(bug).__name__}): the log says where", "bug"
+            _log.exception("proof_bug")
+        if missing is None:
+            return
+        reason, code = missing
         patient = await provings.postpone(
             self._database,
             invitation,
@@ -269,3 +260,28 @@ class Proving:
         _log.warning(
             "consent_unproven", tenant=str(tenant_id), code=code, reason=reason, given_up=not patient
         )
+
+    async def _attempt(self, invitation: invitations.Invitation, tenant_id: UUID) -> tuple[str, str] | None:
+        """Prove it; what is missing, as a sentence and its word, or None where it is settled."""
+        tenant = invitation.tenant(tenant_id, "pending")
+        readings = await accesses.of_tenant(self._database, tenant, invitation.sources)
+        proof = await prove(self._line, tenant_id, readings)
+        if not proof.ok:
+            return proof.reason, proof.code
+        try:
+            settled = await provings.prove(
+                self._database,
+                invitation.invitation_id,
+                tenant_id,
+                prover=self._replica_id,
+                lookback=self._lookback,
+                actor=audit.DAEMON,
+                detail=proof.plain(),
+            )
+        except errors.BadInput as busy:  # a purge, or an import, holds the tenant
+            return str(busy), "busy"
+        if settled.proven:
+            _log.info("consent_proven", tenant=str(tenant_id), sources=list(invitation.sources))
+        elif settled.enrolled_as is not None:
+            _log.warning("consent_refused", why="enrolled_elsewhere", tenant=str(tenant_id))
+        return None

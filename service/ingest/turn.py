@@ -11,11 +11,10 @@ from uuid import UUID, uuid4
 import structlog
 
 from service import causes, errors
-from service.ingest import lateness, pacing, plan, poll, reading
+from service.ingest import lateness, pacing, plan, poll, reading, standing_in
 from service.ingest.owned import Owned
 from service.ingest.slots import Slots
-from service.sources import contract
-from service.store import fallbacks, storing, streams, sweeps
+from service.store import storing, streams, sweeps
 
 _DATABASE_PAUSE = 5.0
 _GAP_BACKOFF_MOST = 15 * 60.0
@@ -203,8 +202,8 @@ class Turn:
             _log.warning("stream_failing", state=verdict.state, cause=cause, reason=reason)
         # what nobody answered says neither that the source is gone nor that it is there
         unknown = isinstance(failure, errors.Transient) and not isinstance(failure, errors.BadBody)
-        fallback = self._stand_in() if verdict.state == "retired" else None
-        unread = await self._unread(fallback) if fallback else None
+        fallback = standing_in.wanted(self._desk, stream) if verdict.state == "retired" else None
+        unread = await standing_in.unread(self._desk, owned, fallback) if fallback else None
         if unread is not None:  # instead of the usual advice, which has been taken
             reason = f"{failure}; {unread}"
         gone_since = await streams.record_failure(
@@ -229,47 +228,10 @@ class Turn:
         )
         if fallback is not None and not owned.memory.fallen_back:
             if unread is None:
-                await self._fall_back(fallback)
+                self.enrolled = await standing_in.enrol(self._desk, owned, fallback)
             else:
                 _log.warning("fallback_passed_over", fallback=fallback.name, reason=unread)
             owned.memory.fallen_back = True
-
-    def _stand_in(self) -> contract.Source | None:
-        """What stands in for this source once it is gone for good, where a setting names it."""
-        fallback = self._desk.fallback
-        return None if fallback is None or fallback.name == self._owned.stream.source else fallback
-
-    async def _unread(self, fallback: contract.Source) -> str | None:
-        """Why nothing stands in for this stream: another source would read the whole tenant where a person wanted a part."""
-        stream = self._owned.stream
-        narrowed = sorted(self._desk.sources[stream.source].narrowing & stream.parameters.keys())
-        if not narrowed or await fallbacks.polled(self._desk.database, self._owned.lease, fallback.name):
-            return None
-        return (
-            f"{fallback.name} does not stand in by itself: this stream is narrowed by {', '.join(narrowed)}, "
-            f"{fallback.name} reads the whole tenant. If that is wanted, enrol the tenant with --source {fallback.name}"
-        )
-
-    async def _fall_back(self, fallback: contract.Source) -> None:
-        """Enrol what stands in for a source that is gone for good."""
-        owned = self._owned
-        since = plan.fallback_from(owned.stream, self._desk.rules)
-        if since is None:
-            return
-        standing = await fallbacks.enrol(
-            self._desk.database,
-            owned.lease,
-            fallback.name,
-            parameters=fallback.check_parameters({}),
-            since=since,
-            news_from=plan.news_from(owned.stream),
-        )
-        self.enrolled = standing.owned
-        if standing.owned is None:
-            _log.warning("fallback_passed_over", fallback=fallback.name, reason="its stream is disabled")
-        elif (start := standing.unwanted.lower) is not None:
-            reason = f"it has a stream of its own, which does not want all from {start.isoformat()} on"
-            _log.warning("fallback_passed_over", fallback=fallback.name, reason=reason)
 
     def _later(self, seconds: float) -> None:
         self._owned.gap_due = time.monotonic() + seconds

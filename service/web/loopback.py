@@ -2,12 +2,14 @@
 
     POST /   code=…&state=… or error=…&state=…        GET /?… is taken too; all else is 404
 
-What the answer is worth, its state says: whoever waits for it compares that. Nothing of the request is repeated or logged.
+Any page in that browser can send something here, once it has guessed the port: what does not carry the state of the sign-in
+under way is refused, and the answer still waited for. Nothing of the request is repeated or logged.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 from types import TracebackType
 from typing import Final, Self
 
@@ -21,18 +23,25 @@ _MOST_BYTES: Final = 16 * 1024
 _DONE: Final = pages.Page(
     200, "Back to the terminal", "It says whether the sign-in is complete. This page can be closed."
 )
+_STRANGE: Final = pages.Page(
+    400,
+    "Not this sign-in",
+    "This answer belongs to no sign-in that is waited for here. The terminal says what is.",
+)
 _SECOND: Final = pages.Page(
     400, "Nothing here", "An answer has arrived before. The terminal says what came of it."
 )
 
 
 class Loopback:
-    """`async with Loopback() as door:` listens at `door.address`; `door.answer(seconds)` waits for what comes back.
+    """`async with Loopback() as door:` listens at `door.address`; after `door.expect(state)`,
+    `door.answer(seconds)` waits for what comes back.
 
     Raises errors.BadSetting where this machine lets nobody listen.
     """
 
     def __init__(self) -> None:
+        self._state: bytes | None = None
         self._answer: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
         app = web.Application(client_max_size=_MOST_BYTES)
         app.router.add_get("/", self._take, allow_head=False)
@@ -55,8 +64,12 @@ class Loopback:
         """The redirect URI: Entra compares it to `http://localhost` without the port, and not to 127.0.0.1."""
         return f"http://localhost:{self._server.port}"
 
+    def expect(self, state: str) -> None:
+        """Before this, no answer is taken; from now on, the first that carries this state."""
+        self._state = state.encode()
+
     async def answer(self, seconds: float) -> dict[str, str]:
-        """The fields of the first answer. Raises errors.BadInput where none comes in time."""
+        """The fields of the answer. Raises errors.BadInput where none comes in time."""
         done, _ = await asyncio.wait({self._answer}, timeout=seconds)
         if not done:
             raise errors.BadInput(
@@ -69,6 +82,8 @@ class Loopback:
         values = callback.fields(sent)
         if values is None or not {"code", "error"} & values.keys():
             return _page(pages.PAGES["nothing"])
+        if self._state is None or not hmac.compare_digest(values.get("state", "").encode(), self._state):
+            return _page(_STRANGE)
         if self._answer.done():
             return _page(_SECOND)
         self._answer.set_result(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 from service import errors
-from service.auth import certificates, credentials, modes
+from service.auth import certificates, credentials, modes, rounds
 from tests.simulator import keys
 
 APP = "55555555-5555-5555-5555-555555555555"
@@ -112,6 +113,47 @@ def test_the_chain_may_stand_in_any_order(pair: keys.Pair) -> None:
 def test_an_empty_password_is_none(pair: keys.Pair) -> None:
     """A PFX without encryption, with or without its empty password."""
     assert certificates.read(pfx(pair), None, "a file").expires_at.year == 2099
+
+
+def slow(pair: keys.Pair, rounds: int) -> bytes:
+    """A PFX whose keys take so many rounds, each of them."""
+    sealing = (
+        serialization.PrivateFormat.PKCS12.encryption_builder()
+        .kdf_rounds(rounds)
+        .hmac_hash(hashes.SHA256())
+        .build(PASSWORD.encode())
+    )
+    certificate = x509.load_pem_x509_certificate(pair.certificate_pem.encode())
+    return pkcs12.serialize_key_and_certificates(b"alertwell", pair.key, certificate, None, sealing)
+
+
+def test_rounds_are_read_before_any_is_done(pair: keys.Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that asks for hours is refused in one sentence without a key being derived, and what is common is taken."""
+    held = slow(pair, 0x60000)
+    assert certificates.read(held, PASSWORD, "a file").expires_at.year == 2099
+    many = slow(pair, 3_000_000)
+
+    def derived(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(pkcs12, "load_key_and_certificates", derived)
+    with pytest.raises(errors.BadSetting, match=r"^the file: asks for \d+ rounds .*fewer") as failed:
+        certificates.read(many, PASSWORD, "the file")
+    assert "\n" not in str(failed.value)
+    body = base64.encodebytes(b"\x30\x0a\x04\x02ab\x02\x04\x7f\xff\xff\xff").decode()
+    key = f"-----BEGIN ENCRYPTED PRIVATE KEY-----\n{body}-----END ENCRYPTED PRIVATE KEY-----\n"
+    with pytest.raises(errors.BadSetting, match="asks for 2147483647 rounds"):
+        certificates.read(key.encode(), PASSWORD, "the file")
+
+
+def test_rounds_in_the_form_of_old_tools() -> None:
+    """Lengths that are not said, and octet strings in pieces, hide nothing; salts and what is cut off cost nothing."""
+    huge = b"\x30\x80\x04\x02ab\x02\x04\x7f\xff\xff\xff\x00\x00"
+    assert rounds.count(huge) == 2**31 - 1
+    pieces = b"\x30\x80\x24\x80\x04\x05" + huge[:5] + b"\x04\x07" + huge[5:] + b"\x00" * 4
+    assert rounds.count(pieces) == 2**31 - 1
+    assert rounds.count(b"\x30\x04\x04\x02\x30\x30") == 0
+    assert [rounds.count(huge[:end]) for end in range(7)] == [0] * 7
 
 
 def unusable(pair: keys.Pair) -> dict[str, tuple[bytes, str | None, str]]:

@@ -28,6 +28,7 @@ from tests.cli.conftest import Alertwell
 CONTOSO = UUID("11111111-1111-1111-1111-111111111111")
 FABRIKAM = "22222222-2222-2222-2222-222222222222"
 ROOT = Path(__file__).parents[2]
+Alter = Callable[[dict[str, str]], dict[str, str]]
 
 
 @dataclass
@@ -46,16 +47,21 @@ class Hall:
         *sources: str,
         app_id: str | None = None,
         browser: bool = False,
-        alter: Callable[[dict[str, str]], dict[str, str]] = lambda values: values,
+        alter: Alter = lambda values: values,
+        forged: Alter | None = None,
         between: Callable[[float], Any] | None = None,
     ) -> signing.Done:
-        """The command without its words; `alter` is what a browser changes, `between` runs while a code is waited for."""
+        """The command without its words; `alter` is what a browser changes, `forged` what comes before it;
+        `between` runs while a code is waited for."""
         visits: list[asyncio.Task[Any]] = []
 
         def visit(_subject: signing.Subject, visit: sign_in.Visit) -> None:
+            visits.append(asyncio.create_task(asyncio.to_thread(browse, visit.address)))
+
+        def browse(address: str) -> str:
             ca_file = str(self.simulator.ca_file)
-            browse = asyncio.to_thread(browsing.browse, visit.address, ca_file=ca_file, alter=alter)
-            visits.append(asyncio.create_task(browse))
+            alters = [alter] if forged is None else [forged, alter]
+            return "".join(browsing.browse(address, ca_file=ca_file, alter=each).text for each in alters)
 
         async def pause(seconds: float) -> None:
             if between is not None:
@@ -66,7 +72,7 @@ class Hall:
         try:
             return await signing.login(self.database, settings.load(), wish, voice)
         finally:
-            self.page = "".join([(await each).text for each in visits])
+            self.page = "".join([await each for each in visits])
 
     async def stored(self) -> dict[str, credentials.Stored]:
         """The credentials of Contoso, by source."""
@@ -246,17 +252,31 @@ async def test_somebody_of_another_tenant_signs_in(hall: Hall):
     await hall.refuses(errors.BadInput, rf"{hall.user.name} signed in to another tenant than Contoso")
 
 
+async def test_what_comes_back_holds_no_code(hall: Hall):
+    """An empty one: nothing is taken from it."""
+    match = "neither a code nor an error"
+    await hall.refuses(errors.BadInput, match, browser=True, alter=lambda values: values | {"code": ""})
+
+
 @pytest.mark.parametrize(
-    ("alter", "match"),
-    [
-        (lambda values: values | {"state": "another"}, "its state is not ours"),
-        (lambda values: {"code": values["code"]}, "its state is not ours"),
-        (lambda values: values | {"code": ""}, "neither a code nor an error"),
-    ],
+    "forged", [lambda values: values | {"state": "another"}, lambda values: {"code": values["code"]}]
 )
-async def test_what_comes_back_is_not_what_was_sent(hall: Hall, alter: Any, match: str):
-    """A forged, a missing state, an empty code: nothing is taken from it."""
-    await hall.refuses(errors.BadInput, match, browser=True, alter=alter)
+async def test_what_belongs_to_another_sign_in_does_not_end_ours(hall: Hall, forged: Any):
+    """A wrong state and a missing one are refused, and the right answer is still taken."""
+    assert (await hall.login(browser=True, forged=forged)).kept
+    assert "Not this sign-in" in hall.page
+    assert "Back to the terminal" in hall.page
+
+
+@pytest.mark.parametrize("values", [{"code": "x"}, {"error": "access_denied", "state": "another"}])
+async def test_a_state_is_compared_before_anything_is_asked(values: dict[str, str]):
+    """Whoever hands an answer on, Entra is not asked with one of another sign-in."""
+    entrance = sign_in.Entrance("an app", f"https://192.0.2.1/{CONTOSO}")
+    try:
+        with pytest.raises(errors.BadInput, match="its state is not ours"):
+            await entrance.by_visit(sign_in.Visit("", "ours", {}), values)
+    finally:
+        await entrance.close()
 
 
 async def test_a_permission_is_missing(hall: Hall):

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -30,6 +30,7 @@ from tests.ingest import processes, stages
 from tests.ingest.waiting import until
 
 CONTOSO, FABRIKAM = UUID(stages.CONTOSO), UUID(stages.FABRIKAM)
+Alter = Callable[[proving.Line], proving.Line]
 PUBLIC = "https://alerts.example.com/of/us"
 
 
@@ -85,14 +86,16 @@ class Reception:
         return {row["tenant_id"]: row["state"] for row in rows}
 
     @asynccontextmanager
-    async def proving(self, replica: UUID, **patience: timedelta) -> AsyncIterator[proving.Proving]:
-        """A replica's proofs alone, round by round."""
+    async def proving(
+        self, replica: UUID, *, alter: Alter = lambda through: through, **patience: timedelta
+    ) -> AsyncIterator[proving.Proving]:
+        """A replica's proofs alone, round by round; `alter` makes it another version."""
         config = self.stage.config(**self.consent)
         async with line.open_line(config, Metrics("0")) as door:
             through = proving.Line(door.tokens, door.sender, registry.SOURCES, claims.lacks)
             await leases.heartbeat(self.stage.database, replica, host="bench", version="0", ttl=60)
             made = proving.Proving(
-                through,
+                alter(through),
                 self.stage.database,
                 replica,
                 ttl=60,
@@ -338,6 +341,28 @@ async def test_a_proof_is_given_up_after_its_time(reception: Reception):
     [checked] = await checking._check(reception.stage.database, config, "contoso")
     assert (checked.proof.ok, checked.healed) == (True, "proven: collected from now on")
     assert await reception.enrolled() == {stages.CONTOSO: "active"}
+
+
+@pytest.mark.parametrize(
+    ("alter", "reason"),
+    [
+        (lambda through: replace(through, sources={}), "this version does not know the source graph_alerts"),
+        (lambda through: replace(through, lacks=None), "the proof broke (TypeError): the log says where"),
+    ],
+)
+async def test_what_nobody_foresaw_counts_as_a_failed_proof(reception: Reception, alter: Alter, reason: str):
+    """A source of a newer version, a bug: said as a reason, put off like any other, and given up in the end."""
+    sent = await given(reception)
+    async with reception.proving(uuid4(), alter=alter, first=timedelta(0), most=timedelta(0)) as proofs:
+        for _ in range(2):
+            await proofs.round()
+            await proofs.settled()
+    waiting = await reception.invitation(sent)
+    assert (waiting.state, waiting.proofs, waiting.state_reason) == ("given", 2, reason)
+    async with reception.proving(uuid4(), alter=alter, total=timedelta(0)) as proofs:
+        await proofs.round()
+        await proofs.settled()
+    assert (await reception.invitation(sent)).state == "expired"
 
 
 async def test_two_replicas_prove_once(reception: Reception):

@@ -16,6 +16,7 @@ from service.web import loopback
 async def door() -> AsyncIterator[loopback.Loopback]:
     """Listening."""
     async with loopback.Loopback() as listening:
+        listening.expect("s&1")
         yield listening
 
 
@@ -43,9 +44,33 @@ async def test_one_answer(door: loopback.Loopback, browser: aiohttp.ClientSessio
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         assert "Server" not in answer.headers
     assert "<b>" not in page
-    async with browser.post(f"{door.address}/", data={"code": "2", "state": "t"}) as second:
+    async with browser.post(f"{door.address}/", data={"code": "2", "state": "s&1"}) as second:
         assert second.status == 400
     assert await door.answer(0) == sent
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_an_answer_to_another_sign_in(
+    door: loopback.Loopback, browser: aiohttp.ClientSession, method: str
+):
+    """A code or an error without our state ends nothing, whichever page sent it: refused, and ours is still taken."""
+    answer: dict[str, str]
+    for answer in ({"code": "x"}, {"code": "x", "state": "s"}, {"error": "access_denied", "state": "é"}):
+        how = {"params": answer} if method == "GET" else {"data": answer}
+        async with browser.request(method, f"{door.address}/", **how) as refused:
+            assert refused.status == 400
+    async with browser.post(f"{door.address}/", data={"code": "1", "state": "s&1"}) as taken:
+        assert taken.status == 200
+    assert await door.answer(0) == {"code": "1", "state": "s&1"}
+
+
+async def test_nothing_is_taken_before_a_state_is_expected(browser: aiohttp.ClientSession):
+    """The door listens before there is anything to wait for."""
+    async with (
+        loopback.Loopback() as listening,
+        browser.get(f"{listening.address}/?code=x&state=") as answer,
+    ):
+        assert answer.status == 400
 
 
 async def test_what_is_no_answer_is_not_taken(door: loopback.Loopback, browser: aiohttp.ClientSession):
