@@ -41,6 +41,7 @@ _STATES = {
     "retired": "dim",
 }
 _ROWS = 30
+_WIDE = 100  # columns of a terminal from which on all of a line has room
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,22 +172,26 @@ async def _show_live(console: Console, stage: _Stage, stop: asyncio.Event, deadl
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         while not _over(stage, stop, deadline):
             lines = await board.lines(stage.database)
-            live.update(_picture(lines, rate.look(_polls(stage))))
+            live.update(picture(lines, rate.look(_polls(stage)), console.width))
             await _wait(stop, 0.5)
-    console.print(_picture(await board.lines(stage.database), rate.look(_polls(stage))))
+    console.print(picture(await board.lines(stage.database), rate.look(_polls(stage)), console.width))
 
 
-def _picture(lines: list[board.Line], polls_a_second: float) -> Group:
+def picture(lines: list[board.Line], polls_a_second: float, width: int) -> Group:
+    """The tenants as a table, and their sum; on a narrow terminal names are cut and watermarks left out, but no figures."""
+    wide = width >= _WIDE
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("tenant", "state", "watermark", "lag", "gaps"):
+    table.add_column("tenant")
+    for heading in ("state", *(("watermark",) if wide else ()), "lag", "gaps"):
         table.add_column(heading, no_wrap=True)
     for heading in ("stored", "updated", "rejected"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for line in lines[:_ROWS]:
+        watermark = line.watermark.strftime("%H:%M:%S.%f")[:-3] if line.watermark else "–"
         table.add_row(
-            line.tenant,
+            Text(line.tenant, no_wrap=True, overflow="ellipsis"),
             Text(line.state, style=_STATES.get(line.state, "")),
-            line.watermark.strftime("%H:%M:%S.%f")[:-3] if line.watermark else "–",
+            *((watermark,) if wide else ()),
             f"{line.lag_seconds:.0f} s" if line.lag_seconds is not None else "–",
             timestamps.human(timedelta(seconds=line.gap_seconds)) if line.gap_seconds else "none",
             f"{line.stored:,}",
