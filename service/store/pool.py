@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -44,13 +45,15 @@ _log = structlog.get_logger(__name__)
 class Database:
     """A pool of connections. Errors of the driver leave it as DatabaseUnavailable; mistakes in SQL stay what they are."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], place: str = "") -> None:
+        """`place` is the server for people: host and port."""
         self._pool = pool
+        self._place = place
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection in autocommit: each statement is its own transaction."""
-        async with self._turned(), _translated(), self._pool.acquire() as connection:
+        async with self._turned(), _translated(self._place), self._pool.acquire() as connection:
             yield connection
 
     @asynccontextmanager
@@ -58,7 +61,7 @@ class Database:
         """A connection inside one transaction (READ COMMITTED): committed at the end, undone by any exception."""
         async with (
             self._turned(),
-            _translated(),
+            _translated(self._place),
             self._pool.acquire() as connection,
             connection.transaction(),
         ):
@@ -81,7 +84,7 @@ class Database:
 
 
 @asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
+async def _translated(place: str) -> AsyncIterator[None]:
     try:
         yield
     except asyncpg.PostgresError as error:
@@ -97,7 +100,7 @@ async def _translated() -> AsyncIterator[None]:
         raise errors.DatabaseUnavailable(f"the connection was lost: {error}") from error
     except (OSError, TimeoutError) as error:
         raise errors.DatabaseUnavailable(
-            f"cannot reach PostgreSQL: {error or type(error).__name__}"
+            f"cannot reach PostgreSQL{place and f' at {place}'}: {error or type(error).__name__}"
         ) from error
 
 
@@ -106,7 +109,7 @@ async def connect(dsn: str) -> asyncpg.Connection[asyncpg.Record]:
 
     Raises BadSetting where the address, the user, the password or the database is wrong, DatabaseUnavailable.
     """
-    async with _translated():
+    async with _translated(_place(dsn)):
         try:
             return await asyncpg.connect(dsn, timeout=10, **_writable(dsn))
         except asyncpg.ClientConfigurationError as error:
@@ -140,7 +143,7 @@ async def open_database(dsn: str, *, size: int = 16, patient: bool = False) -> A
             await asyncio.sleep(delay)
             delay = min(delay * 2, 15)
     try:
-        yield Database(pool)
+        yield Database(pool, _place(dsn))
     finally:
         try:
             await asyncio.wait_for(pool.close(), 5)
@@ -149,7 +152,7 @@ async def open_database(dsn: str, *, size: int = 16, patient: bool = False) -> A
 
 
 async def _open_pool(dsn: str, size: int) -> asyncpg.Pool[asyncpg.Record]:
-    async with _translated():
+    async with _translated(_place(dsn)):
         return await asyncpg.create_pool(
             dsn,
             min_size=1,
@@ -160,6 +163,14 @@ async def _open_pool(dsn: str, size: int) -> asyncpg.Pool[asyncpg.Record]:
             server_settings=_SESSION,
             **_writable(dsn),
         )
+
+
+def _place(dsn: str) -> str:
+    """Hosts and ports of an address, for people. Nothing where user or password may be in it: such as one with a bare slash."""
+    address = re.fullmatch(r"\w+://(?:[^@/?]*@)?([\w.:,\[\]-]*)(?:/[^@?]*)?(?:\?([^@]*))?", dsn)
+    if address is None:
+        return ""
+    return address[1] or dict(parse_qsl(address[2] or "")).get("host", "")
 
 
 def _writable(dsn: str) -> dict[str, Any]:

@@ -56,10 +56,20 @@ def unused_tcp_port_of() -> int:
 
 
 async def test_nobody_is_there(unused_tcp_port_of: int):
-    """A refused connection is DatabaseUnavailable: it may come."""
-    with pytest.raises(errors.DatabaseUnavailable, match="cannot reach PostgreSQL"):
-        async with pool.open_database(f"postgresql://a:b@127.0.0.1:{unused_tcp_port_of}/c"):
+    """A refused connection is DatabaseUnavailable, which says where: it may come."""
+    said = f"cannot reach PostgreSQL at 127.0.0.1:{unused_tcp_port_of}: "
+    with pytest.raises(errors.DatabaseUnavailable, match=said) as caught:
+        async with pool.open_database(f"postgresql://aa:bb@127.0.0.1:{unused_tcp_port_of}/c"):
             pass
+    assert not any(part in str(caught.value) for part in ("aa", "bb"))
+
+
+@pytest.mark.parametrize("port", ["8/", "8@", "8?"])
+async def test_an_odd_password_is_in_no_error(unused_tcp_port_of: int, port: str):
+    """A password with a bare slash, at sign or question mark reads like host and port: then none is named."""
+    with pytest.raises((errors.BadSetting, errors.DatabaseUnavailable)) as caught:
+        await pool.connect(f"postgresql://aa:7777{port}bb@127.0.0.1:{unused_tcp_port_of}/c")
+    assert not any(part in str(caught.value) for part in ("7777", "bb"))
 
 
 async def test_patient_open_waits_and_loss_is_translated():
