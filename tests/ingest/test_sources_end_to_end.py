@@ -266,7 +266,7 @@ async def test_a_record_that_moves_another_one_over_a_page(staged):
         listener = bench.listen(instead=instead)
         window = model.Window(moment(instant), moment(instant) + MS, "gap")
         reading = bench.poll(mine)
-        await reading._read_all([window], isolate=False)
+        await reading._splitting.read([window], isolate=False)
         assert changed
         assert len(await bench.books.alerts(source="xdr_incidents")) == 130
         assert reading.tally.stream.coverage.covers(window)
