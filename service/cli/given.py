@@ -14,7 +14,7 @@ from service import errors, horizons, model
 from service.auth import certificates, files, sealing
 from service.store import credentials
 
-_PASSWORD: Final = "give --certificate-password-file FILE or --ask-password"  # noqa: S105 - what to type, not a password
+PASSWORD: Final = "give --certificate-password-file FILE or --ask-password"  # noqa: S105 - what to type, not a password
 _GUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -85,7 +85,7 @@ def choose(
         if password_file is not None and ask_password:
             raise errors.BadInput("--certificate-password-file and --ask-password exclude each other")
         password = asked("Password of the certificate", "--ask-password") if ask_password else None
-        return certificate(app_id, certificate_file, password_file or password, _PASSWORD)
+        return certificate(app_id, certificate_file, password_file or password, PASSWORD)
     if federated:
         return Given(app_id, "federated", "")
     if secret_file is not None:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 SOURCE: Final = "federated"
 """In the place of a file: the federated token that the settings name."""
-_PASSWORD: Final = "give --certificate-password-file FILE or --ask-password"  # noqa: S105 - what to type, not a password
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def app(loaded: Settings, app_id: str, new: str, password: Path | str | None) ->
     # what begins as a DER sequence is no text
     if b"-----BEGIN " in content or (content[:1] == b"\x30" and content[1:2] >= b"\x80"):
         word = files.text(password) if isinstance(password, Path) else password
-        certificates.read(content, word, str(file), how=_PASSWORD)
+        certificates.read(content, word, str(file), how=given.PASSWORD)
         return modes.SharedApp(app_id, certificate=file, certificate_password=password)
     if password is not None:
         raise errors.BadSetting(f"{file}: is no certificate, and a password was given for one")

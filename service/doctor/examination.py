@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from service import errors, parts, settings
-from service.auth import sealing, tokens
+from service import errors, line, metrics, parts, settings
 from service.doctor import customers, horizon, hosts, premises
 from service.doctor.finding import Finding, sorted_by_grade, timed_out, within
 from service.store import checkup, pool, schema, streams
-from service.transport import budget, client, pace
-from service.transport import session as sessions
 
 DEADLINE: Final = 30.0
 """Seconds that one check may take, whatever hangs."""
@@ -109,12 +106,11 @@ async def _of_customers(
     """The shared credential, then each tenant. Raises errors.BadSetting where a file of the settings cannot be used."""
     config = wish.config
     found: list[Finding] = []
-    async with _sender(config) as (provider, sender):
-        app = parts.shared_app(config)
-        app_id = app.app_id if app else None
+    async with line.open_line(config, metrics.Metrics("0")) as door:
+        app_id = door.shared.app_id if door.shared else None
         credential = await within(
             wish.deadline,
-            customers.of_credential(provider, app_id, tried, database),
+            customers.of_credential(door.tokens, app_id, tried, database),
             "credential",
             "shared app",
         )
@@ -138,7 +134,7 @@ async def _of_customers(
             async with gate:
                 if silent[service] < _AT_ONCE:
                     brought = await within(
-                        wish.deadline, customers.of_stream(sender, read), "tenant", read.subject
+                        wish.deadline, customers.of_stream(door.sender, read), "tenant", read.subject
                     )
                     silent[service] = silent[service] + 1 if timed_out(brought) else 0
                 else:
@@ -153,37 +149,3 @@ async def _of_customers(
             said = f"{count} stream{'' if count == 1 else 's'} not tried: {_AT_ONCE} in a row before got no answer"
             found.append(Finding("tenant", f"{service} API", "broken", said, "See what holds those up first"))
     return found
-
-
-@asynccontextmanager
-async def _sender(config: settings.Settings) -> AsyncIterator[tuple[tokens.Tokens, client.Client]]:
-    """Tokens and a client as the collector has them."""
-    endpoints, proxy = parts.endpoints(config), parts.proxy(config)
-    sealer = sealing.Sealer.from_file(config.sealing_keys_file) if config.sealing_keys_file else None
-    async with sessions.open_session(config.ca_file, connections=_AT_ONCE) as session:
-        provider = tokens.Tokens(
-            endpoints,
-            session,
-            shared=parts.shared_app(config),
-            sealer=sealer,
-            ca_file=config.ca_file,
-            proxy=proxy,
-            siem_form=config.siem_token,
-            roles=parts.roles(),
-            scopes=parts.scopes(),
-        )
-        try:
-            yield (
-                provider,
-                client.Client(
-                    session,
-                    provider,
-                    endpoints,
-                    budget.ByteBudget(config.max_bytes_in_flight, config.max_body_bytes),
-                    paces=pace.Pace(parts.quotas()),
-                    proxy=proxy,
-                    timeout=config.request_timeout.total_seconds(),
-                ),
-            )
-        finally:
-            await provider.close()

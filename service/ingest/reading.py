@@ -160,9 +160,7 @@ async def read(
             proof = _proof(desk, stream, whole, date) if window.kind != "sweep" else proof
             moved = plan.watermark(stream, whole, times)
         swept = sweep.after(stream, shown) if window.kind == "sweep" else stream.sweep
-        sorted_alerts = alerts.Sorted((), (), 0, 0)
-        if page.alerts:
-            sorted_alerts = await alerts.sort(desk.database, stream.tenant_id, stream.source, page.alerts)
+        sorted_alerts = await alerts.sort(desk.database, stream.tenant_id, stream.source, page.alerts)
         sorted_incidents = await incidents.sort(
             desk.database, stream.tenant_id, stream.source, page.incidents
         )

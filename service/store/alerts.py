@@ -7,15 +7,13 @@ caller's own transaction, whose first statement is the fence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
 from service import model
-from service.store import changes, pool
+from service.store import changes, pool, sorting
 
 # A record travels as a value of alertwell.incoming_alert: the fields of model.Alert in their order, then its arrival.
 _FIELDS: Final = tuple(model.Alert.__struct_fields__)
@@ -76,23 +74,15 @@ SELECT ARRAY(SELECT c.full_id FROM changes c) AS changed,
 """  # noqa: S608 - made of constants
 
 
-@dataclass(frozen=True, slots=True)
-class Sorted:
-    """The alerts of an answer against what is held: to insert, to update, and how many need nothing."""
-
-    new: tuple[model.Alert, ...]
-    newer: tuple[model.Alert, ...]
-    unchanged: int
-    stale: int
-
-
 async def sort(
     database: pool.Database, tenant_id: UUID, source: str, alerts: Sequence[model.Alert]
-) -> Sorted:
+) -> sorting.Sorted[model.Alert]:
     """Compare keys, times and hashes: nothing that is held already is uploaded, and no row is locked for it.
 
     A key that PostgreSQL cannot hold is new: storing it makes it a reject.
     """
+    if not alerts:
+        return sorting.NONE
     async with database.connection() as connection:
         rows = await connection.fetch(
             f"""
@@ -104,20 +94,7 @@ async def sort(
             source,
             [alert.full_id if pool.is_text(alert.full_id) else None for alert in alerts],
         )
-    held: dict[int, tuple[datetime, int, bool]] = {row[0] - 1: (row[1], row[2], row[3]) for row in rows}
-    new: list[model.Alert] = []
-    newer: list[model.Alert] = []
-    unchanged = stale = 0
-    for n, alert in enumerate(alerts):
-        if (known := held.get(n)) is None:
-            new.append(alert)
-        elif alert.content_hash == known[1]:
-            unchanged += 1
-        elif alert.last_processed_at < known[0] and not known[2]:
-            stale += 1
-        else:
-            newer.append(alert)
-    return Sorted(tuple(new), tuple(newer), unchanged, stale)
+    return sorting.compare(alerts, (each.last_processed_at for each in alerts), rows)
 
 
 async def insert(

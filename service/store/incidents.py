@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
 from service import model
-from service.store import changes, pool
+from service.store import changes, pool, sorting
 
 _FIELDS: Final = tuple(model.Incident.__struct_fields__)
 _COLUMNS: Final = ", ".join(_FIELDS)
@@ -92,29 +90,12 @@ SELECT ARRAY(SELECT c.full_id FROM changes c) AS changed,
 """  # noqa: S608 - made of constants
 
 
-@dataclass(frozen=True, slots=True)
-class Sorted:
-    """The incidents of an answer against what is held: to insert, to update, and how many need nothing."""
-
-    new: tuple[model.Incident, ...]
-    newer: tuple[model.Incident, ...]
-    unchanged: int
-    stale: int
-
-    @property
-    def total(self) -> int:
-        return len(self.new) + len(self.newer) + self.unchanged + self.stale
-
-
-NONE: Final = Sorted((), (), 0, 0)
-
-
 async def sort(
     database: pool.Database, tenant_id: UUID, source: str, incidents: Sequence[model.Incident]
-) -> Sorted:
+) -> sorting.Sorted[model.Incident]:
     """Compare keys, times and hashes, as `alerts.sort` does. A key that PostgreSQL cannot hold is new."""
     if not incidents:
-        return NONE
+        return sorting.NONE
     async with database.connection() as connection:
         rows = await connection.fetch(
             f"""
@@ -126,20 +107,7 @@ async def sort(
             source,
             [one.incident_id if pool.is_text(one.incident_id) else None for one in incidents],
         )
-    held: dict[int, tuple[datetime, int, bool]] = {row[0] - 1: (row[1], row[2], row[3]) for row in rows}
-    new: list[model.Incident] = []
-    newer: list[model.Incident] = []
-    unchanged = stale = 0
-    for n, incident in enumerate(incidents):
-        if (known := held.get(n)) is None:
-            new.append(incident)
-        elif incident.content_hash == known[1]:
-            unchanged += 1
-        elif incident.last_update < known[0] and not known[2]:
-            stale += 1
-        else:
-            newer.append(incident)
-    return Sorted(tuple(new), tuple(newer), unchanged, stale)
+    return sorting.compare(incidents, (each.last_update for each in incidents), rows)
 
 
 async def insert(

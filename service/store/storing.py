@@ -19,7 +19,7 @@ from service import model
 from service.intervals import Intervals
 from service.store import alerts as alert_rows
 from service.store import incidents as incident_rows
-from service.store import leases, pool, ranges, redirects, rejects, slices, sweeps
+from service.store import leases, pool, ranges, redirects, rejects, slices, sorting, sweeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Harvest:
     there is to learn of lateness, None where none came late.
     """
 
-    sorted: alert_rows.Sorted
+    sorted: sorting.Sorted[model.Alert]
     arrival: Callable[[datetime], model.Arrival]
     rejects: Sequence[model.Reject]
     duplicates: int
@@ -53,7 +53,7 @@ class Harvest:
     folded: Intervals
     dropped: Intervals
     read_to: datetime | None
-    incidents: incident_rows.Sorted = incident_rows.NONE
+    incidents: sorting.Sorted[model.Incident] = sorting.NONE
     nested: int = 0
     nested_rejects: int = 0
     learn: Callable[[Collection[str]], model.Learned | None] = lambda _: None
@@ -130,7 +130,7 @@ class _Refused:
 
 
 def _counts(harvest: Harvest, incidents: _Written, alerts: _Written, refused: _Refused) -> model.Counts:
-    top: alert_rows.Sorted | incident_rows.Sorted
+    top: sorting.Sorted[model.Alert] | sorting.Sorted[model.Incident]
     if harvest.inside:
         top, written, refusals = harvest.incidents, incidents, len(refused.incidents)
         rejected = len(harvest.rejects) - harvest.nested_rejects

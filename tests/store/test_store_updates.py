@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from service import model
-from service.store import alerts, storing
+from service.store import alerts, sorting, storing
 from tests.store import rows
 
 OLDER, NEWER = rows.hour(-1), rows.hour(1)
@@ -142,7 +142,7 @@ async def test_sort_asks_for_one_stream_only(owner: rows.Owner):
     assert (here.unchanged, [one.full_id for one in here.new]) == (1, ["b:1"])
     for other in ((tenant, "graph_alerts"), (rows.tenant_id(2), "siem")):
         assert len((await alerts.sort(database, *other, found)).new) == 2
-    assert await alerts.sort(database, tenant, "siem", []) == alerts.Sorted((), (), 0, 0)
+    assert await alerts.sort(database, tenant, "siem", []) == sorting.Sorted((), (), 0, 0)
 
 
 async def test_an_alert_dated_into_the_future_is_corrected(owner: rows.Owner, pool: asyncpg.Pool):
