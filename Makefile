@@ -8,7 +8,7 @@ export UV_NO_PROGRESS := 1
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo test chaos check format lock clean
 
 help:  ## What there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -31,6 +31,9 @@ demo: $(READY)  ## The whole of it against a bundled simulator; nothing to confi
 
 test: $(READY)  ## All tests, against a real PostgreSQL that they bring along
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+chaos: $(READY)  ## What takes minutes: the tests that are marked so
+	$(BIN)/python -m pytest -m chaos
 
 check: $(READY)  ## Formatting, lint, types, layers
 	$(BIN)/ruff format --check .
