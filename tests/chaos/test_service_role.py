@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
-import sys
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import asyncpg
+import structlog
+from typer.testing import CliRunner
 
 from service.auth import sealing
+from service.cli import main
 from service.ingest import retention
 from service.store import feed, pool, roles
-from tests.ingest import processes, stages
+from tests.ingest import stages
 from tests.ingest.stages import CONTOSO, FABRIKAM
 from tests.ingest.waiting import until
 from tests.store import rows
+
+TAILSPIN = "33333333-3333-3333-3333-333333333333"
 
 
 def days_ago(days: float) -> str:
@@ -31,7 +34,7 @@ async def test_the_whole_of_collecting_as_the_service(stage: stages.Stage, admin
     """
     keys = stage.folder / "keys"
     keys.write_text(sealing.generate_key() + "\n")
-    own = stage.shown.add_tenant("33333333-3333-3333-3333-333333333333", "Tailspin", own_app=True).app
+    own = stage.shown.add_tenant(TAILSPIN, "Tailspin", own_app=True).app
     secret = stage.folder / "own_secret"
     secret.write_text(own.secret)
     now = stage.shown.clock()
@@ -41,7 +44,6 @@ async def test_the_whole_of_collecting_as_the_service(stage: stages.Stage, admin
     async with rows.role(admin_url, roles.SERVICE) as dsn:
         narrow = dataclasses.replace(stage, dsn=dsn)
         environment = {
-            **os.environ,
             **narrow.environment(),
             "ALERTWELL_SEALING_KEYS_FILE": str(keys),
             "ALERTWELL_PUBLIC_URL": "https://alerts.example.com",
@@ -49,35 +51,33 @@ async def test_the_whole_of_collecting_as_the_service(stage: stages.Stage, admin
         }
 
         async def alertwell(*words: str, code: int = 0) -> str:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "service", *words, cwd=processes.ROOT, env=environment,
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            )  # fmt: skip
-            said = (await process.communicate())[0].decode()
-            assert process.returncode == code, (words, said)
-            return said
+            result = await asyncio.to_thread(
+                CliRunner().invoke, main.app, words, env=environment, prog_name="alertwell"
+            )
+            assert result.exit_code == code, (words, result.output)
+            return result.output
 
-        await asyncio.gather(
-            alertwell("tenants", "add", CONTOSO, "Contoso", "--region", "eu", "--source", "siem", "--source", "xdr_incidents"),
-            alertwell("tenants", "add", FABRIKAM, "Fabrikam", "--region", "eu", "--label", "team=blue"),
-            alertwell(
-                "tenants", "add", own.tenant_id, "Tailspin", "--region", "eu", "--client-id", own.app_id,
+        for words in (
+            ("tenants", "add", CONTOSO, "Contoso", "--region", "eu", "--source", "siem", "--source", "xdr_incidents"),
+            ("tenants", "add", FABRIKAM, "Fabrikam", "--region", "eu", "--label", "team=blue"),
+            (
+                "tenants", "add", TAILSPIN, "Tailspin", "--region", "eu", "--client-id", own.app_id,
                 "--secret-file", str(secret),
             ),
-            alertwell("tenants", "invite", "Wingtip"),
-        )  # fmt: skip
+            ("tenants", "invite", "Wingtip"),
+        ):  # fmt: skip
+            await alertwell(*words)
         settings = {"sealing_keys_file": str(keys), "sweep_interval": "2s", "sweep_span": "30s"}
         async with narrow.collecting(**settings):
             await narrow.stored(CONTOSO)
-            await asyncio.gather(
-                alertwell("backfill", "Fabrikam", "--source", "siem", "--since", days_ago(2), "--no-wait"),
-                alertwell(
-                    "rewind", "Contoso", "--source", "siem", "--since", days_ago(0.02), "--reason", "to see"
-                ),
-                alertwell("status", "--json"),
-                alertwell("tenants", "show", "Contoso"),
-                alertwell("tenants", "pause", "Tailspin"),
-            )
+            for words in (
+                ("backfill", "Fabrikam", "--source", "siem", "--since", days_ago(2), "--no-wait"),
+                ("rewind", "Contoso", "--source", "siem", "--since", days_ago(0.02), "--reason", "to see"),
+                ("status", "--json"),
+                ("tenants", "show", "Contoso"),
+                ("tenants", "pause", "Tailspin"),
+            ):
+                await alertwell(*words)
             await narrow.stored(FABRIKAM)
 
             async def swept() -> bool:
@@ -103,10 +103,9 @@ async def test_the_whole_of_collecting_as_the_service(stage: stages.Stage, admin
     try:
         assert await owner.fetchval("SELECT count(*) FROM soc.audit") >= 6
         assert (
-            await owner.fetchval(
-                "SELECT count(*) FROM alertwell.tenant WHERE tenant_id = $1", UUID(own.tenant_id)
-            )
+            await owner.fetchval("SELECT count(*) FROM alertwell.tenant WHERE tenant_id = $1", UUID(TAILSPIN))
             == 1
         )
     finally:
         await owner.close()
+        structlog.reset_defaults()
