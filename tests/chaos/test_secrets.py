@@ -152,14 +152,14 @@ async def test_no_secret_is_left_anywhere(
                     stage.simulator.plan(surface, CONTOSO, chaos.FAULTS[fault])
             narrow = replace(stage, dsn=database)
             async with processes.running(narrow, **environment) as replica:
-                listening = [await replica.logs("http_listening")]
-                await until(lambda: [x for x in replica.lines if x.get("event") == "http_listening"][1:])
+                await replica.logs("http_listening", 90)
+                await until(lambda: [x for x in replica.lines if x.get("event") == "http_listening"][1:], 60)
                 listening = [x for x in replica.lines if x.get("event") == "http_listening"]
                 ports = {line["setting"]: line["port"] for line in listening}
                 await stage.stored(CONTOSO, 40)
                 await stage.stored(TAILSPIN, 40)
                 await _call_back(ports["PUBLIC_PORT"], state)
-                await replica.logs("consent_given")
+                await replica.logs("consent_given", 60)
                 own_port = f"http://127.0.0.1:{ports['HTTP_PORT']}"
                 looked = (
                     "status",
