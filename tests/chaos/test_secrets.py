@@ -30,6 +30,7 @@ from tests.ingest.waiting import until
 from tests.simulator import keys as pairs
 
 TAILSPIN = "33333333-3333-3333-3333-333333333333"
+WINGTIP = "44444444-4444-4444-4444-444444444444"
 FAULTS = {"siem": ("401", "html", "truncated", "strange"), "token": ("503-html",)}
 
 
@@ -216,7 +217,7 @@ async def _call_back(port: int, state: str) -> None:
     """The customer comes back, twice; the second time with a state that somebody has altered."""
     async with aiohttp.ClientSession() as session:
         for each in (state, state[:-4] + "AAAA"):
-            query = f"admin_consent=True&tenant={FABRIKAM}&state={quote(each)}"
+            query = f"admin_consent=True&tenant={WINGTIP}&state={quote(each)}"
             async with session.get(f"http://127.0.0.1:{port}/consent?{query}") as answer:
                 assert (answer.status == 200) == (each == state), await answer.text()
 
