@@ -8,7 +8,7 @@ export UV_NO_PROGRESS := 1
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check format lock clean
+.PHONY: help setup demo test chaos check audit format lock clean
 
 help:  ## What there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -40,6 +40,9 @@ check: $(READY)  ## Formatting, lint, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: $(READY)  ## What is known against the locked dependencies; says so where nobody can be asked
+	@$(BIN)/python .ci/audit.py
 
 format: $(READY)  ## Format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -62,7 +62,9 @@ def work(settings: Settings, task: Callable[[pool.Database], Awaitable[T]], *, c
         # Known by its SQLSTATE: the driver's classes do not leave store/.
         if getattr(error, "sqlstate", None) != INSUFFICIENT_PRIVILEGE:
             raise
-        raise errors.BadInput(f"the database's role lacks a right: {error}") from None
+        raise errors.BadInput(
+            f"the database's role lacks a right: {error}; some commands are for the role that owns the schema (docs/security.md)"
+        ) from None
 
 
 def quiet(settings: Settings) -> None:

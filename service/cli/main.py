@@ -14,6 +14,7 @@ from service.cli import (
     epilog,
     login,
     output,
+    readers,
     resealing,
     rewinding,
     running,
@@ -30,6 +31,7 @@ ORDER: Final = (
     "migrate",
     "tenants",
     "login",
+    "readers",
     "backfill",
     "rewind",
     "status",
@@ -117,6 +119,7 @@ app.command(epilog=trying.DEMO_EPILOG)(trying.demo)
 app.command(epilog=running.MIGRATE_EPILOG)(running.migrate)
 app.add_typer(tenants.app, name="tenants")
 app.command(epilog=login.EPILOG)(login.login)
+app.add_typer(readers.app, name="readers")
 app.command(epilog=backfilling.EPILOG)(backfilling.backfill)
 app.command(epilog=rewinding.EPILOG)(rewinding.rewind)
 app.command(epilog=status.EPILOG)(status.status)

@@ -29,8 +29,13 @@ RUN_EPILOG: Final = epilog.lines(
 )
 MIGRATE_EPILOG: Final = epilog.lines(
     """
-    Example:
+    Examples:
       ALERTWELL_DATABASE_URL=postgresql://alertwell@db:5432/alertwell alertwell migrate
+      alertwell migrate --roles | psql postgresql://postgres@db:5432/alertwell
+
+    It needs a role that owns the database, no superuser. Two group roles belong to the server: alertwell_service, as whose
+    member the daemon runs with no more rights than it needs, and soc_reader, whose members read schema soc. They are made
+    where that role may make roles; else --roles prints what an administrator has to run once, before the next migrate.
     """
 )
 HEALTHCHECK_EPILOG: Final = epilog.lines(
@@ -94,7 +99,11 @@ def check(loaded: Settings, *, embedded: bool) -> None:
         )
 
 
-def migrate() -> None:
+def migrate(
+    roles: Annotated[
+        bool, typer.Option("--roles", help="Only print the statements that make the group roles, as SQL.")
+    ] = False,
+) -> None:
     """Bring the database to this version's schema.
 
     Safe to run again, and while services run.
@@ -102,11 +111,21 @@ def migrate() -> None:
     import asyncio
 
     from service import settings
+    from service.store import roles as groups
     from service.store import schema
 
     dsn = database.address(settings.load())
+    if roles:
+        for statement in asyncio.run(groups.for_administrator(dsn, whole=True)):
+            output.say(f"{statement};")
+        return
     revision = asyncio.run(schema.migrate(dsn))
     output.say(f"the schema is at revision {revision}")
+    if asyncio.run(groups.for_administrator(dsn)):
+        output.warn(
+            "the group roles alertwell_service and soc_reader are not all there, and this role may not make them: the daemon can "
+            "run as this role meanwhile; see: alertwell migrate --roles"
+        )
 
 
 def healthcheck(

@@ -37,6 +37,8 @@ Action = Literal[
     "stream.fallback",
     "stream.backfilled",
     "stream.rewound",
+    "reader.added",
+    "reader.removed",
 ]
 
 

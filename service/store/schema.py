@@ -14,7 +14,7 @@ from service import errors
 if TYPE_CHECKING:
     from service.store import pool
 
-REVISION = 9
+REVISION = 15
 """The schema revision that this version of the software needs."""
 
 _LOCK = 0x616C6572  # one migration at a time, whoever starts it
@@ -29,7 +29,9 @@ def folder() -> Path:
 async def migrate(dsn: str) -> int:
     """Bring the database at `dsn` (postgresql://…) to the newest schema; its revision comes back. Safe to run twice.
 
-    Lock and statement limits keep a migration from queueing in front of a running service for long.
+    Lock and statement limits keep a migration from queueing in front of a running service for long. It needs to own the database
+    (or the schemas, once they are there) and no more: the group roles of `roles` are made where it may, and granted what
+    they need wherever they are. What a superuser migrates still belongs to the schema's owner.
     """
     import asyncpg
     from sqlalchemy import text
@@ -37,7 +39,7 @@ async def migrate(dsn: str) -> int:
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
 
-    from service.store import pool
+    from service.store import pool, roles
 
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=lambda: pool.connect(dsn), poolclass=NullPool
@@ -48,8 +50,13 @@ async def migrate(dsn: str) -> int:
             await connection.execute(text("SET lock_timeout = '10s'"))
             await connection.execute(text("CREATE SCHEMA IF NOT EXISTS alertwell"))
             await connection.commit()
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            await roles.create(driver)
+            await _become_owner(driver)
             await connection.run_sync(_upgrade)
             await connection.commit()
+            async with driver.transaction():
+                await roles.grant(driver)
             found = await connection.execute(text("SELECT revision FROM alertwell.schema_version"))
             return int(found.scalar_one())
     except (DBAPIError, asyncpg.PostgresError) as error:
@@ -57,6 +64,18 @@ async def migrate(dsn: str) -> int:
         raise errors.SchemaMismatch(f"the migration did not run: {said.splitlines()[0]}") from error
     finally:
         await engine.dispose()
+
+
+async def _become_owner(connection: pool.Connection) -> None:
+    """Go on as the role that owns the schema, so that whatever is made is its own, whoever migrates."""
+    owner = await connection.fetchval(
+        """
+        SELECT nspowner::regrole::text FROM pg_namespace
+        WHERE nspname = 'alertwell' AND nspowner <> (SELECT oid FROM pg_roles WHERE rolname = current_user)
+        """
+    )
+    if owner is not None:
+        await connection.execute(f"SET ROLE {owner}")
 
 
 async def reset(dsn: str) -> None:

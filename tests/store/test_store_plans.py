@@ -14,12 +14,18 @@ from tests.store import rows
 FEW = 8_000
 FEED = "SELECT * FROM soc.change_feed WHERE seq > {0} AND seq <= {0} + 1000 ORDER BY seq LIMIT 1000"
 EVERYBODY, ONE = "everybody", "one"
+READERS = {
+    "plans_everybody": [None],
+    "plans_one": [rows.tenant_id(7)],
+    "plans_three": [rows.tenant_id(n) for n in (7, 23, 39)],
+    "plans_six": [rows.tenant_id(n) for n in (7, 8, 9, 23, 38, 39)],
+}
 
 
 @pytest.fixture(scope="module")
 def many(postgres: postgres.Server, template: str) -> Iterator[str]:
     """A database with 20,000 alerts and incidents of 40 tenants, changes of two alerts and an incident in turn, numbered, and
-    two readers: its name.
+    readers of different width: its name.
     """
 
     async def fill(name: str) -> None:
@@ -47,10 +53,12 @@ def many(postgres: postgres.Server, template: str) -> Iterator[str]:
                 UPDATE alertwell.feed_head SET last_seq = 20000;
                 """
             )
-            for role, seen in (("plans_everybody", None), ("plans_one", rows.tenant_id(7))):
+            for role, seen in READERS.items():
                 await connection.execute(f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA soc TO {role}")
                 await connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA soc TO {role}")
-                await connection.execute("INSERT INTO alertwell.reader VALUES ($1, $2)", role, seen)
+                await connection.executemany(
+                    "INSERT INTO alertwell.reader VALUES ($1, $2)", [(role, one) for one in seen]
+                )
             await connection.execute("VACUUM ANALYZE")
         finally:
             await connection.close()
@@ -58,7 +66,7 @@ def many(postgres: postgres.Server, template: str) -> Iterator[str]:
     async def drop(name: str) -> None:
         connection = await asyncpg.connect(postgres.admin(name))
         try:
-            for role in ("plans_everybody", "plans_one"):
+            for role in READERS:
                 await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
         finally:
             await connection.close()
@@ -149,6 +157,34 @@ async def test_newest_merged_alerts_of_a_tenant(reader: asyncpg.Connection):
     assert whole == set()
     assert indexes & {"alert_merged_newest", "alert_merged_pkey"}
     assert looked < FEW
+
+
+async def test_newest_merged_alerts_of_a_reader_of_three(postgres: postgres.Server, many: str):
+    """Each of its tenants is read in the order of its index, and no further than the limit: nothing is sorted."""
+    connection = await asyncpg.connect(postgres.admin(many))
+    try:
+        await connection.execute("SET ROLE plans_three; SET jit = off")
+        newest = "FROM soc.alerts_merged ORDER BY last_processed_at DESC LIMIT 100"
+        # few columns: with 500 rows a tenant, fetching all of them whole and sorting them would be cheap too
+        indexes, whole, looked = await read(connection, f"SELECT tenant_id {newest}")
+        assert ("alert_merged_newest" in indexes, whole) == (True, set())
+        assert looked < 600
+        await connection.execute("RESET ROLE")
+        for role, seen in READERS.items():
+            tenants = [one for one in seen if one is not None] or [rows.tenant_id(n) for n in range(1, 41)]
+            newest_of_all = await connection.fetch(
+                """
+                SELECT tenant_id, alert_id FROM alertwell.alert_merged WHERE tenant_id = ANY ($1)
+                ORDER BY last_processed_at DESC LIMIT 100
+                """,
+                tenants,
+            )
+            await connection.execute(f"SET ROLE {role}")
+            assert await connection.fetch(f"SELECT tenant_id, alert_id {newest}") == newest_of_all, role
+            assert await connection.fetchval("SELECT count(*) FROM soc.alerts_merged") == 500 * len(tenants)
+            await connection.execute("RESET ROLE")
+    finally:
+        await connection.close()
 
 
 async def test_newest_alerts_since_a_time(reader: asyncpg.Connection):

@@ -197,3 +197,115 @@ async def test_a_role_that_is_set_counts(database: pool.Database, admin_url: str
             assert len(await tenants_in(admin, "alerts")) == 1
         finally:
             await admin.close()
+
+
+async def test_every_object_of_soc_has_its_case(pool: asyncpg.Pool):
+    """A view, table, function, sequence or type that is added to soc has to be added to these tests."""
+    found = await pool.fetch(
+        """
+        SELECT relname::text FROM pg_class WHERE relnamespace = 'soc'::regnamespace
+        UNION SELECT proname || '()' FROM pg_proc WHERE pronamespace = 'soc'::regnamespace
+        """
+    )
+    assert {row[0] for row in found} == {*TENANT_OF, "feed", "readable()"}
+
+
+@pytest.mark.parametrize("relation", TENANT_OF)
+async def test_an_error_tells_nothing_of_other_tenants(
+    database: pool.Database, admin_url: str, relation: str
+):
+    """A condition that fails, or quotes what it fails on, for other tenants' rows alone does not fail; nor do a join, an order, a
+    group or a CASE that would be run on them first.
+    """
+    await fill(database)
+    tenant, other = TENANT_OF[relation], rows.tenant_id(2)
+    bomb = f"CASE WHEN {tenant}::text = '{other}' THEN 1 / (length({tenant}::text) - 36) ELSE 1 END"
+    async with rows.reader(admin_url, rows.tenant_id(1)) as reader:
+        await reader.execute("SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off")
+        for query in (
+            f"SELECT count(*) FROM soc.{relation} WHERE {bomb} = 1",
+            f"SELECT count(*) FROM soc.{relation} GROUP BY {bomb}",
+            f"SELECT {bomb} FROM soc.{relation} ORDER BY {bomb} LIMIT 1",
+            f"SELECT count(*) FROM soc.{relation} a JOIN soc.tenants b ON ({bomb.replace(tenant, 'a.' + tenant)}) = 1",
+            f"SELECT max({bomb}) FROM soc.{relation}",
+        ):
+            assert await reader.fetch(query), query
+        quoting = f"SELECT FROM soc.{relation} v WHERE (v::text)::integer = 1"
+        with pytest.raises(asyncpg.InvalidTextRepresentationError) as caught:
+            await reader.fetch(quoting)
+        assert str(other) not in str(caught.value)
+        assert "secret of 2" not in str(caught.value)
+
+
+async def test_what_a_reader_looks_up_elsewhere(database: pool.Database, pool: asyncpg.Pool, admin_url: str):
+    """Plans, statistics, rights, sequences, notifications and functions with another's rights tell a reader no other's value."""
+    await fill(database)
+    await pool.execute("ANALYZE")
+    async with rows.reader(admin_url, rows.tenant_id(1)) as reader:
+        seen = []
+        for relation in TENANT_OF:
+            for explain in ("EXPLAIN (VERBOSE)", "EXPLAIN (ANALYZE, VERBOSE, TIMING OFF)"):
+                seen += await reader.fetch(f"{explain} SELECT * FROM soc.{relation}")
+        seen += await reader.fetch("SELECT s::text FROM pg_stats s WHERE schemaname IN ('alertwell', 'soc')")
+        seen += await reader.fetch("SELECT query FROM pg_stat_activity WHERE usename <> current_user")
+        assert "secret of 2" not in str(seen)
+        assert str(rows.tenant_id(2)) not in str(seen)
+        rights = await reader.fetch(
+            """
+            SELECT oid::regclass::text FROM pg_class
+            WHERE relnamespace = 'alertwell'::regnamespace AND relkind IN ('r', 'p', 'v')
+              AND has_table_privilege(oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
+            UNION ALL SELECT oid::regclass::text FROM pg_class
+            WHERE relkind = 'S' AND has_sequence_privilege(oid, 'USAGE, SELECT, UPDATE')
+            UNION ALL SELECT nspname FROM pg_namespace WHERE nspname = 'alertwell' AND has_schema_privilege(oid, 'USAGE, CREATE')
+            UNION ALL SELECT nspname FROM pg_namespace WHERE nspname = 'soc' AND has_schema_privilege(oid, 'CREATE')
+            """
+        )
+        assert rights == []
+        for statement in ("SELECT last_value FROM alertwell.change_batch", "SELECT alertwell.apply_labels()"):
+            with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError)):
+                await reader.execute(statement)
+
+
+async def test_functions_with_their_owner_s_rights(pool: asyncpg.Pool):
+    """There are two, both triggers, which nobody calls; each has its search_path pinned, temporary objects last."""
+    found = await pool.fetch(
+        """
+        SELECT proname::text, prorettype::regtype::text, proconfig FROM pg_proc
+        WHERE prosecdef AND pronamespace IN ('alertwell'::regnamespace, 'soc'::regnamespace) ORDER BY 1
+        """
+    )
+    assert [tuple(row) for row in found] == [
+        (name, "trigger", ["search_path=pg_catalog, pg_temp"])
+        for name in ("apply_labels", "apply_reader_rules")
+    ]
+
+
+async def test_a_notification_says_a_number_alone(database: pool.Database, admin_url: str):
+    """What numbering sends to all listeners is the head of the feed."""
+    async with rows.reader(admin_url, rows.tenant_id(1)) as reader:
+        heard: list[object] = []
+        await reader.add_listener("soc_changes", lambda *told: heard.append(told[-1]))
+        await fill(database)
+        await reader.fetchval("SELECT 1")
+        await until_heard(reader, heard)
+        await reader.remove_listener("soc_changes", lambda *_: None)
+    assert set(heard) == {"4"}
+
+
+async def until_heard(reader: asyncpg.Connection, heard: list[object]) -> None:
+    """Notifications come with whatever the server says next."""
+    for _ in range(200):
+        if heard:
+            return
+        await reader.fetchval("SELECT 1")
+
+
+async def test_an_invitation_shows_no_state(database: pool.Database, admin_url: str):
+    """Neither invitations nor the audit have the link or its state: who reads them cannot answer for the customer."""
+    await fill(database)
+    async with rows.reader(admin_url, None) as reader:
+        for view in ("invitations", "audit"):
+            text = str(await reader.fetch(f"SELECT v::text FROM soc.{view} v"))
+            assert "adminconsent" not in text
+            assert "state=" not in text

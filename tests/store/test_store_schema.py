@@ -195,7 +195,7 @@ CONTRACT = {
     },
 }
 # Rows of these belong to no tenant.
-OF_NOBODY = {"replica", "roster", "schema_version", "alembic_version", "feed_head"}
+OF_NOBODY = {"replica", "roster", "schema_version", "alembic_version", "feed_head", "reader_rule"}
 
 
 async def relations(connection: asyncpg.Connection, namespace: str, kinds: str) -> set[str]:
@@ -399,12 +399,13 @@ async def test_records_are_compressed_with_lz4_where_there_is_lz4(pool: asyncpg.
     assert [row[0] for row in used] == ["l" if has else ""] * 3
 
 
-async def test_private_tables_are_granted_to_nobody(pool: asyncpg.Pool):
-    """No relation of either schema has been granted to anyone by the migration, PUBLIC included."""
+async def test_relations_are_granted_to_nobody_else(pool: asyncpg.Pool):
+    """No relation of either schema has been granted to anyone but the group roles by the migration, PUBLIC included."""
     found = await pool.fetch(
         """
-        SELECT relname FROM pg_class, aclexplode(relacl) acl
+        SELECT relname, acl.grantee FROM pg_class, aclexplode(relacl) acl
         WHERE relnamespace IN ('alertwell'::regnamespace, 'soc'::regnamespace) AND acl.grantee <> relowner
+          AND acl.grantee NOT IN (SELECT oid FROM pg_roles WHERE rolname IN ('alertwell_service', 'soc_reader'))
         """
     )
     assert found == []
