@@ -1,0 +1,78 @@
+"""What a run is made of: its length, its seed, who the customers are, and the settings of the replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from service.simulator import cases
+
+APIS: Final[Mapping[str, cases.Api | None]] = {
+    "siem": None,
+    "mde_alerts": "mde",
+    "xdr_incidents": "xdr",
+    "graph_alerts": "graph",
+    "graph_incidents": "graph",
+}
+"""The simulator's API of each source; None is the SIEM API."""
+
+SURFACES: Final = {source: api or "siem" for source, api in APIS.items()}
+OVERLAP: Final = 6.0
+LATE: Final = 20.0
+"""Seconds: alerts come up to so late, within the overlap and beyond it."""
+LEASE: Final = 6.0
+
+SETTINGS: Final[Mapping[str, str]] = {
+    "ALERTWELL_POLL_INTERVAL": "4s",
+    "ALERTWELL_OVERLAP": f"{OVERLAP:g}s",
+    "ALERTWELL_OVERLAP_MAX": "12s",
+    "ALERTWELL_LIVE_SPAN": "60s",
+    "ALERTWELL_SWEEP_SPAN": "15m",
+    "ALERTWELL_SWEEP_INTERVAL": "30s",
+    "ALERTWELL_LEASE_TTL": f"{LEASE:g}s",
+    "ALERTWELL_REQUEST_TIMEOUT": "8s",
+    "ALERTWELL_POLL_BUDGET": "10s",
+    "ALERTWELL_SHUTDOWN_GRACE": "10s",
+    "ALERTWELL_DATABASE_POOL_SIZE": "6",
+    "ALERTWELL_HTTP_PORT": "0",
+    "ALERTWELL_LOG_FORMAT": "json",
+    "ALERTWELL_LOG_LEVEL": "info",
+}
+"""A minute's work in seconds, so that minutes show what months bring."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One run. seconds: of warm-up and weather together; healing comes after, for at most `patience` seconds.
+
+    rate: alerts a minute of a tenant in the middle. history, lookback: seconds of alerts before the run, and how many of them are
+    wanted at first. spacing: how far apart the faults are, 1 for a storm. judged: whether growth is judged, as a soak does.
+    """
+
+    seed: int
+    seconds: float
+    folder: Path
+    tenants: int = 40
+    replicas: int = 3
+    rate: float = 3.0
+    history: float = 1800.0
+    lookback: float = 600.0
+    spacing: float = 1.0
+    patience: float = 300.0
+    judged: bool = False
+
+    @property
+    def warm_up(self) -> float:
+        """Seconds without faults: what the delays under faults are compared with."""
+        return min(60.0, self.seconds * 0.2)
+
+
+def sources(number: int) -> Sequence[str]:
+    """The sources of the tenant with this number: one or two, and every tenth has all of them."""
+    names = [*APIS]
+    if number % 10 == 9:
+        return names
+    first = number % len(names)
+    return names[first : first + 1] + ([names[first - 1]] if number % 4 == 0 else [])
