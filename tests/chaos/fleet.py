@@ -23,6 +23,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """This process's, without settings of Alertwell that it happens to have."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("ALERTWELL_")}
+    if own.pop("PYTHONDONTWRITEBYTECODE", None):
+        # replicas that compile all they import at each start would be away for most of a run
+        own["PYTHONPYCACHEPREFIX"] = str(ROOT / ".alertwell" / "chaos" / "pycache")
     return {**own, **extra, "PYTHONUNBUFFERED": "1"}
 
 

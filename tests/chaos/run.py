@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
 import structlog
@@ -26,8 +27,16 @@ from tests.chaos import judging, logs, report, scene, stage, verdict, vitals, we
 FOLDER = Path(".alertwell", "chaos")
 
 
-async def perform(wanted: scene.Scene, command: str, say=lambda _: None) -> report.Report:
-    """A whole run; `say` gets lines of progress. It takes the scene's seconds and patience, and a minute to open, at most."""
+Say = Callable[[str], None]
+
+
+async def perform(
+    wanted: scene.Scene,
+    command: str,
+    say: Say = lambda _: None,
+    events: Sequence[weather.Event] | None = None,
+) -> report.Report:
+    """A whole run, with the weather that follows from the seed, or these events; `say` gets lines of progress."""
     told = report.Report(
         command, wanted.seed, wanted.seconds, tenants=wanted.tenants, replicas=wanted.replicas
     )
@@ -38,7 +47,7 @@ async def perform(wanted: scene.Scene, command: str, say=lambda _: None) -> repo
             every = max(2.0, min(20.0, wanted.seconds / 60))
             sampling = asyncio.create_task(judging.sample_claims(running, claims, every), name="claims")
             try:
-                await _happen(running, told, say)
+                await _happen(running, told, say, events)
             finally:
                 sampling.cancel()
                 await asyncio.wait([sampling])
@@ -56,25 +65,15 @@ async def perform(wanted: scene.Scene, command: str, say=lambda _: None) -> repo
     return told
 
 
-async def _happen(running: stage.Stage, told: report.Report, say) -> None:
+async def _happen(
+    running: stage.Stage, told: report.Report, say: Say, events: Sequence[weather.Event] | None
+) -> None:
     wanted, storm = running.scene, running.storm
     await judging.heal(running, storm.begun, min(90.0, wanted.patience), lambda text: say(f"opening: {text}"))
     calm_from = time.time()
     await asyncio.sleep(wanted.warm_up)
     rough_from = time.time()
-    events = weather.forecast(
-        wanted.seed,
-        wanted.seconds - wanted.warm_up,
-        replicas=wanted.replicas,
-        holders=lambda surface: [
-            n
-            for n, each in enumerate(running.customers)
-            if any(scene.SURFACES[source] == surface for source in each.sources)
-        ],
-        tenants=len(running.customers),
-        spacing=wanted.spacing,
-        spared=0 if wanted.judged else None,
-    )
+    events = _forecast(running) if events is None else events
     say(f"weather: {len(events)} events in {wanted.seconds - wanted.warm_up:.0f} s")
     ticking = asyncio.create_task(_tick(running, say), name="progress")
     try:
@@ -104,7 +103,24 @@ async def _happen(running: stage.Stage, told: report.Report, say) -> None:
     }
 
 
-async def _tick(running: stage.Stage, say) -> None:
+def _forecast(running: stage.Stage) -> list[weather.Event]:
+    wanted, customers = running.scene, running.customers
+
+    def holders(surface: str) -> list[int]:
+        return [n for n, each in enumerate(customers) if surface in map(scene.SURFACES.get, each.sources)]
+
+    return weather.forecast(
+        wanted.seed,
+        wanted.seconds - wanted.warm_up,
+        replicas=wanted.replicas,
+        holders=holders,
+        tenants=len(customers),
+        spacing=wanted.spacing,
+        spared=0 if wanted.judged else None,
+    )
+
+
+async def _tick(running: stage.Stage, say: Say) -> None:
     begun = time.monotonic()
     while True:
         await asyncio.sleep(10)
@@ -185,7 +201,13 @@ def main() -> int:
     console.print(f"{word} SEED={seed}; logs in {folder}", highlight=False)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory((folder / "runner.log").open("a")))
 
+    last = ""
+
     def say(text: str) -> None:
+        nonlocal last
+        if text == last:
+            return
+        last = text
         console.print(f"{time.strftime('%H:%M:%S')} {text}", highlight=False, markup=False)
 
     try:
@@ -199,7 +221,7 @@ def main() -> int:
     return 1 if told.violations else 0
 
 
-async def _stoppable(work) -> report.Report:
+async def _stoppable(work: Coroutine[None, None, report.Report]) -> report.Report:
     task = asyncio.ensure_future(work)
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
