@@ -50,6 +50,7 @@ class Process:
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
     _running: asyncio.subprocess.Process | None = None
     _ending: bool = False
+    _written: int = 0
 
     @property
     def pid(self) -> int | None:
@@ -60,6 +61,7 @@ class Process:
         """Start it; in a session of its own, so that Ctrl-C is for the runner alone."""
         self._ending = False
         with self.log.open("ab") as output:
+            self._written = output.tell()
             self._running = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *self.arguments,
@@ -89,7 +91,7 @@ class Process:
     async def end(self, seconds: float = 30.0) -> int | None:
         """SIGTERM; the exit code. Where it takes longer it is killed, and that is a fault."""
         self._ending = True
-        if self._running is None:
+        if self._running is None or self._running.returncode is not None:
             return None
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
@@ -99,7 +101,10 @@ class Process:
             self.faults.append(f"{self.name} did not end within {seconds:g} s of SIGTERM")
             await self.kill()
             return None
-        if code != 0:
+        starting = code == -signal.SIGTERM and self.log.stat().st_size == self._written
+        if (
+            code != 0 and not starting
+        ):  # who has not said a word yet holds nothing that could be let go in peace
             self.faults.append(f"{self.name} ended with exit code {code} after SIGTERM")
         return code
 

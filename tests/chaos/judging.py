@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -14,7 +14,8 @@ import asyncpg
 
 from service import timestamps
 from service.intervals import Intervals
-from tests.chaos import ledger, report, scene, verdict
+from service.simulator import sightings
+from tests.chaos import ledger, report, verdict
 from tests.chaos.follower import Seen
 from tests.chaos.stage import Stage
 
@@ -58,7 +59,7 @@ async def sample_claims(stage: Stage, claims: Claims, every: float) -> None:
             shown = await stage.defender.sightings(*key, incidents=incidents, at=at)
             held = (sample.incidents if incidents else sample.alerts).get(key, {})
             claimed, broken = verdict.claims(
-                shown, sample.coverage[key], held, timedelta(seconds=scene.OVERLAP)
+                shown, sample.coverage[key], held, timedelta(seconds=stage.scene.overlap)
             )
             claims.claimed += claimed
             claims.broken += [
@@ -68,48 +69,65 @@ async def sample_claims(stage: Stage, claims: Claims, every: float) -> None:
 
 @dataclass
 class Missing:
-    """What is still to come: records, streams with gaps, changes without a number."""
+    """What is still to come: records, changes without a number, changes that readers do not have yet."""
 
     truth: int
     records: int
-    gaps: int
     unnumbered: int
     behind: int
     example: str = ""
 
     @property
-    def whole(self) -> bool:
-        """Nothing."""
-        return not (self.records or self.gaps or self.unnumbered or self.behind)
+    def stored(self) -> bool:
+        """Whether all is held, numbered and read, proven or not."""
+        return not (self.records or self.unnumbered or self.behind)
 
     def __str__(self) -> str:
-        told = f"{self.truth} records in truth, {self.records} missing, {self.gaps} streams with gaps, "
+        told = f"{self.truth} records in truth, {self.records} missing, "
         return (
             told + f"{self.unnumbered} changes without a number, readers {self.behind} behind{self.example}"
         )
 
 
-async def heal(stage: Stage, still: datetime, patience: float, say: Callable[[str], None]) -> bool:
-    """Wait until all that is wanted of a world that stands still is held, proven, numbered and read; whether that came."""
-    shown = {}
-    for key in stage.streams:
-        incidents = key[1] in _INSIDE
-        shown[key] = await stage.defender.sightings(*key, incidents=incidents)
+async def stored(stage: Stage, patience: float, say: Callable[[str], None]) -> bool:
+    """Wait until all that was to be seen when this was called is held, numbered and read; whether that came."""
+    shown = await _shown(stage)
     deadline = asyncio.get_running_loop().time() + patience
     while True:
         try:
-            missing = await _missing(stage, shown, still)
+            missing = await _missing(stage, shown)
         except AWAY:
             missing = None
         say(str(missing) if missing else "PostgreSQL does not answer")
-        if missing and missing.whole:
+        if missing and missing.stored:
             return True
         if asyncio.get_running_loop().time() > deadline:
             return False
-        await asyncio.sleep(2)
+        await asyncio.sleep(1)
 
 
-async def _missing(stage: Stage, shown, still: datetime) -> Missing:
+async def unproven(stage: Stage, until: datetime) -> list[str]:
+    """The streams that want something before `until` that is not proven, each with what is known of it."""
+    connection = await ledger.connect(stage.cluster.admin_dsn)
+    try:
+        streams = await ledger.streams(connection)
+    finally:
+        connection.terminate()
+    return [
+        f"{' '.join(key)} lacks the proof of {[*gaps]}: {each.state}, {each.reason}"
+        for key, each in streams.items()
+        if (gaps := each.wanted.below(until) - each.coverage)
+    ]
+
+
+Shown = Mapping[ledger.Key, Sequence[sightings.Sighting]]
+
+
+async def _shown(stage: Stage) -> Shown:
+    return {key: await stage.defender.sightings(*key, incidents=key[1] in _INSIDE) for key in stage.streams}
+
+
+async def _missing(stage: Stage, shown: Shown) -> Missing:
     connection = await ledger.connect(stage.cluster.admin_dsn)
     try:
         sample = await ledger.sample(connection, [each.tenant_id for each in stage.customers])
@@ -117,22 +135,20 @@ async def _missing(stage: Stage, shown, still: datetime) -> Missing:
         head, unnumbered = await ledger.head(connection)
     finally:
         connection.terminate()
-    truth = records = gaps = 0
+    truth = records = 0
     example = ""
-    for key, sightings in shown.items():
+    for key, those in shown.items():
         held = (sample.incidents if key[1] in _INSIDE else sample.alerts).get(key, {})
-        wanted = [each for each in sightings if streams[key].wanted.contains(verdict.moment(each.updated))]
+        wanted = [each for each in those if streams[key].wanted.contains(verdict.moment(each.updated))]
         truth += len(wanted)
         lacking = [
             each for each in wanted if each.id not in held or held[each.id] < verdict.moment(each.updated)
         ]
         records += len(lacking)
-        unproven = streams[key].wanted.below(still) - streams[key].coverage
-        gaps += bool(unproven)
-        if lacking or unproven:
+        if lacking:
             example = f"; {' '.join(key)} is {streams[key].state}: {streams[key].reason}"
     behind = sum(max(0, head - (each.position or 0)) for each in stage.followers)
-    return Missing(truth, records, gaps, unnumbered, behind, example)
+    return Missing(truth, records, unnumbered, behind, example)
 
 
 async def judge(stage: Stage, told: report.Report) -> None:

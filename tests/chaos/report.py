@@ -89,6 +89,13 @@ class Report:
             console.print(f"VIOLATION: {each}", style="red", highlight=False, markup=False, soft_wrap=True)
         console.print("NOT AS PROMISED" if self.violations else "all as promised", style="bold")
 
+    def _names(self) -> Mapping[str, str]:
+        """How many spans each surface had, and of how many names."""
+        spans: dict[str, list[int]] = {}
+        for name, count in self.faults.items():
+            spans.setdefault(name.split()[0], []).append(count)
+        return {surface: f"{sum(counts)} of {len(counts)} names" for surface, counts in spans.items()}
+
     def _rows(self) -> list[tuple[str, str]]:
         rows = [
             (
@@ -106,7 +113,7 @@ class Report:
             rows.append((f"delay {name}", _told(figures) + " (seconds, API to reader)"))
         rows += [
             ("events", _told(self.events)),
-            ("faults planned", _told(self.faults)),
+            ("spans of faults", _told(self._names())),
             ("faults fired", _told(self.fired)),
             ("healed after", "never" if self.healed_seconds is None else f"{self.healed_seconds:.0f} s"),
             ("log lines", _told(self.logs)),

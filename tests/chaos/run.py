@@ -22,7 +22,7 @@ import structlog
 from rich.console import Console
 
 from service.simulator import ticks
-from tests.chaos import judging, logs, report, scene, stage, verdict, vitals, weather
+from tests.chaos import fleet, judging, logs, report, scene, stage, verdict, vitals, weather
 
 FOLDER = Path(".alertwell", "chaos")
 
@@ -66,14 +66,14 @@ async def perform(
 
 
 async def _happen(
-    running: stage.Stage, told: report.Report, say: Say, events: Sequence[weather.Event] | None
+    running: stage.Stage, told: report.Report, say: Say, given: Sequence[weather.Event]
 ) -> None:
     wanted, storm = running.scene, running.storm
-    await judging.heal(running, storm.begun, min(90.0, wanted.patience), lambda text: say(f"opening: {text}"))
+    await judging.stored(running, min(90.0, wanted.patience), lambda text: say(f"opening: {text}"))
     calm_from = time.time()
     await asyncio.sleep(wanted.warm_up)
     rough_from = time.time()
-    events = _forecast(running) if events is None else events
+    events = [*given] or _forecast(running)
     say(f"weather: {len(events)} events in {wanted.seconds - wanted.warm_up:.0f} s")
     ticking = asyncio.create_task(_tick(running, say), name="progress")
     try:
@@ -81,14 +81,14 @@ async def _happen(
     finally:
         ticking.cancel()
         await asyncio.wait([ticking])
-    # What failed may have been told to wait for up to an hour; a deployment ends that, as it does in production.
     await running.defender.clear()
-    for replica in running.replicas if not wanted.judged else running.replicas[1:]:
-        await replica.end()
-        await replica.start()
-    still = verdict.moment(ticks.parse(await running.defender.hold_still()))
     since = time.monotonic()
-    if await judging.heal(running, still, wanted.patience, lambda text: say(f"healing: {text}")):
+    if not given:
+        # What failed may have been told to wait for up to an hour; a deployment ends that, as it does in production.
+        for replica in running.replicas:
+            await _end(replica, told)
+            await replica.start()
+    if await _healed(running, told, say):
         told.healed_seconds = time.monotonic() - since
     else:
         told.violations.append(f"not healed within {wanted.patience:g} s")
@@ -101,6 +101,43 @@ async def _happen(
         for name, count in sorted(counters.items())
         if name.startswith(("fault:", "status:"))
     }
+
+
+async def _healed(running: stage.Stage, told: report.Report, say: Say) -> bool:
+    """Whether all of a world that stands still is stored, numbered, read and proven within the scene's patience.
+
+    The replicas end in peace at the end of it, and so write down what they have proven; where that is not all, they go on.
+    """
+    wanted = running.scene
+    deadline = time.monotonic() + wanted.patience
+    still = await running.defender.hold_still()
+    settled = time.monotonic() + wanted.overlap_max + 2 * wanted.interval + 1
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        stored = await judging.stored(running, left, lambda text: say(f"healing: {text}"))
+        await asyncio.sleep(max(0.0, settled - time.monotonic()))
+        for replica in running.replicas:
+            await _end(replica, told)
+        gaps = await judging.unproven(running, verdict.moment(ticks.parse(still)))
+        if stored and not gaps:
+            return True
+        say(f"healing: {len(gaps)} streams with gaps, such as {gaps[:1]}")
+        if time.monotonic() > deadline:
+            told.violations += gaps[:10]
+            return False
+        for replica in running.replicas:
+            await replica.start()
+        settled = time.monotonic() + 2 * wanted.interval + 10
+
+
+async def _end(replica: fleet.Process, told: report.Report) -> None:
+    """In peace; what it counted is looked at before, and what it holds."""
+    port = logs.port(replica.log)
+    with contextlib.suppress(OSError):  # it is just starting
+        wrong = await judging.accounts(port) if port else None
+        if wrong:
+            told.violations.append(f"{replica.name}: {wrong}")
+    await replica.end()
 
 
 def _forecast(running: stage.Stage) -> list[weather.Event]:
@@ -131,20 +168,12 @@ async def _tick(running: stage.Stage, say: Say) -> None:
 
 
 async def _close(running: stage.Stage, told: report.Report) -> None:
-    """What has to be asked while the replicas still run; then they end in peace."""
+    """What has to be asked while it all is still there."""
     for process in (*running.replicas, running.simulator):
         await process.look(time.monotonic() - running.begun)
-    for replica in running.replicas:
-        port = logs.port(replica.log)
-        with contextlib.suppress(OSError):
-            wrong = await judging.accounts(port) if port else None
-            if wrong:
-                told.violations.append(f"{replica.name}: {wrong}")
     for task in (*running.following, running.watching):
         if task.done():
             told.violations.append(f"{task.get_name()} ended: {task.exception()!r}")
-    for replica in running.replicas:
-        await replica.end()
 
 
 async def _look_back(running: stage.Stage, told: report.Report) -> None:
@@ -178,7 +207,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="the same seed brings the same weather and alerts")
     parser.add_argument("--tenants", type=int, default=40)
     parser.add_argument("--replicas", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=3.0, help="alerts a minute of a tenant in the middle")
+    parser.add_argument("--rate", type=float, default=10.0, help="alerts a minute of a tenant in the middle")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the report as JSON, too")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else time.time_ns() // 1_000_000 % 1_000_000

@@ -19,28 +19,6 @@ APIS: Final[Mapping[str, cases.Api | None]] = {
 """The simulator's API of each source; None is the SIEM API."""
 
 SURFACES: Final = {source: api or "siem" for source, api in APIS.items()}
-OVERLAP: Final = 6.0
-LATE: Final = 20.0
-"""Seconds: alerts come up to so late, within the overlap and beyond it."""
-LEASE: Final = 6.0
-
-SETTINGS: Final[Mapping[str, str]] = {
-    "ALERTWELL_POLL_INTERVAL": "4s",
-    "ALERTWELL_OVERLAP": f"{OVERLAP:g}s",
-    "ALERTWELL_OVERLAP_MAX": "12s",
-    "ALERTWELL_LIVE_SPAN": "60s",
-    "ALERTWELL_SWEEP_SPAN": "15m",
-    "ALERTWELL_SWEEP_INTERVAL": "30s",
-    "ALERTWELL_LEASE_TTL": f"{LEASE:g}s",
-    "ALERTWELL_REQUEST_TIMEOUT": "8s",
-    "ALERTWELL_POLL_BUDGET": "10s",
-    "ALERTWELL_SHUTDOWN_GRACE": "10s",
-    "ALERTWELL_DATABASE_POOL_SIZE": "6",
-    "ALERTWELL_HTTP_PORT": "0",
-    "ALERTWELL_LOG_FORMAT": "json",
-    "ALERTWELL_LOG_LEVEL": "info",
-}
-"""A minute's work in seconds, so that minutes show what months bring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +27,7 @@ class Scene:
 
     rate: alerts a minute of a tenant in the middle. history, lookback: seconds of alerts before the run, and how many of them are
     wanted at first. spacing: how far apart the faults are, 1 for a storm. judged: whether growth is judged, as a soak does.
+    pace: all of the collector's times are multiplied by it.
     """
 
     seed: int
@@ -56,12 +35,57 @@ class Scene:
     folder: Path
     tenants: int = 40
     replicas: int = 3
-    rate: float = 3.0
+    rate: float = 10.0
     history: float = 1800.0
     lookback: float = 600.0
     spacing: float = 1.0
     patience: float = 300.0
     judged: bool = False
+    pace: float = 1.0
+
+    @property
+    def interval(self) -> float:
+        """Seconds from one poll of a stream to the next."""
+        return 4.0 * self.pace
+
+    @property
+    def overlap(self) -> float:
+        """Seconds behind now at which proof ends."""
+        return 6.0 * self.pace
+
+    @property
+    def overlap_max(self) -> float:
+        """Seconds that the overlap grows to."""
+        return 12.0 * self.pace
+
+    @property
+    def late(self) -> float:
+        """Seconds: alerts come up to so late, within the overlap and beyond it."""
+        return 20.0 * self.pace
+
+    @property
+    def lease(self) -> float:
+        """Seconds of silence after which a replica's tenants are others'."""
+        return 6.0 * self.pace
+
+    def settings(self) -> dict[str, str]:
+        """A minute's work in seconds, so that minutes show what months bring."""
+        return {
+            "ALERTWELL_POLL_INTERVAL": f"{self.interval:g}s",
+            "ALERTWELL_OVERLAP": f"{self.overlap:g}s",
+            "ALERTWELL_OVERLAP_MAX": f"{self.overlap_max:g}s",
+            "ALERTWELL_LIVE_SPAN": "60s",
+            "ALERTWELL_SWEEP_SPAN": "15m",
+            "ALERTWELL_SWEEP_INTERVAL": f"{30 * self.pace:g}s",
+            "ALERTWELL_LEASE_TTL": f"{self.lease:g}s",
+            "ALERTWELL_REQUEST_TIMEOUT": "8s",
+            "ALERTWELL_POLL_BUDGET": "10s",
+            "ALERTWELL_SHUTDOWN_GRACE": "10s",
+            "ALERTWELL_DATABASE_POOL_SIZE": "6",
+            "ALERTWELL_HTTP_PORT": "0",
+            "ALERTWELL_LOG_FORMAT": "json",
+            "ALERTWELL_LOG_LEVEL": "info",
+        }
 
     @property
     def warm_up(self) -> float:

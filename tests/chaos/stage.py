@@ -74,7 +74,7 @@ async def opened(wanted: scene.Scene) -> AsyncIterator[Stage]:
         ]
         begun_at = datetime.now(UTC)
         await _enrol(cluster, customers, wanted.lookback)
-        settings = {**scene.SETTINGS, **defender.settings}
+        settings = {**wanted.settings(), **defender.settings}
         relays = [
             await stack.enter_async_context(relay.Relay(_port(cluster))) for _ in range(wanted.replicas)
         ]
@@ -109,7 +109,8 @@ async def opened(wanted: scene.Scene) -> AsyncIterator[Stage]:
 async def _simulator(stack: AsyncExitStack, wanted: scene.Scene) -> tuple[fleet.Process, Defender]:
     folder = wanted.folder / "simulator"
     folder.mkdir(parents=True)
-    told = (str(folder), str(wanted.seed), str(wanted.tenants), str(wanted.rate), str(wanted.history))
+    told = (str(folder), str(wanted.seed), str(wanted.tenants), str(wanted.rate))
+    told += str(wanted.history), str(wanted.late)
     log = wanted.folder / "simulator.log"
     simulator = fleet.Process("simulator", ("-m", "tests.chaos.stand_in", *told), {}, log)
     stack.push_async_callback(simulator.kill)

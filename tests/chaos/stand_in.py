@@ -1,6 +1,6 @@
 """The simulator as a process of its own: late, tied and revised alerts, and the control surface open.
 
-    python -m tests.chaos.stand_in FOLDER SEED TENANTS RATE HISTORY
+    python -m tests.chaos.stand_in FOLDER SEED TENANTS RATE HISTORY LATE
 
 Loopback alone, a free port; FOLDER/settings.env and FOLDER/tenants.csv say how it is reached.
 """
@@ -14,13 +14,11 @@ import sys
 from pathlib import Path
 
 from service.simulator import runs, standalone, world
-from tests.chaos import scene
-
-QUIRKS = runs.Quirks(late_share=0.05, late_seconds=scene.LATE, tied_share=0.2, revised_share=0.1)
 
 
-async def _serve(folder: Path, seed: int, tenants: int, rate: float, history: float) -> None:
-    shown = world.World(seed, quirks=QUIRKS)
+async def _serve(folder: Path, seed: int, tenants: int, rate: float, history: float, late: float) -> None:
+    quirks = runs.Quirks(late_share=0.05, late_seconds=late, tied_share=0.2, revised_share=0.1)
+    shown = world.World(seed, quirks=quirks)
     shown.populate(tenants, rate=rate, history=history)
     serving = asyncio.ensure_future(
         standalone.serve(shown, directory=folder, write=print, host="127.0.0.1", port=0, control=True)
@@ -31,5 +29,5 @@ async def _serve(folder: Path, seed: int, tenants: int, rate: float, history: fl
 
 
 if __name__ == "__main__":
-    folder, seed, tenants, rate, history = sys.argv[1:]
-    asyncio.run(_serve(Path(folder), int(seed), int(tenants), float(rate), float(history)))
+    folder, seed, tenants, rate, history, late = sys.argv[1:]
+    asyncio.run(_serve(Path(folder), int(seed), int(tenants), float(rate), float(history), float(late)))

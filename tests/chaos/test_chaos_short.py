@@ -17,8 +17,8 @@ BLOWS = [
     Event(0.2, "burst", 5, 0.0),
     Event(0.5, "kill", 0, 0.0),
     Event(1.0, "entra", 3, 3.0, "token", "503"),
-    Event(1.0, "silence", 1, scene.LEASE + 1),
-    Event(2.0, "api", 4, 4.0, "graph", "429"),
+    Event(1.0, "silence", 1, 4.0),
+    Event(2.0, "api", 4, 4.0, "graph", "504"),
     Event(3.0, "postgres", 0, 0.0),
     Event(4.0, "backends", 0, 0.0),
 ]
@@ -28,7 +28,16 @@ BLOWS = [
 async def test_a_short_storm_loses_and_doubles_nothing(tmp_path):
     """A kill, a partition, a restart of PostgreSQL and failing APIs: every alert is held once, and every claim was true."""
     wanted = scene.Scene(
-        7, 10.0, tmp_path, tenants=6, replicas=2, rate=20.0, history=300.0, lookback=120.0, patience=150.0
+        7,
+        5.0,
+        tmp_path,
+        tenants=6,
+        replicas=2,
+        rate=20.0,
+        history=300.0,
+        lookback=120.0,
+        patience=150.0,
+        pace=0.5,
     )
     told = await run.perform(wanted, "test", events=BLOWS)
     assert told.violations == [], told.json()
