@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -30,6 +31,9 @@ class Defender:
 
     def __init__(self, folder: Path) -> None:
         self.settings = settings(folder)
+        for name, value in self.settings.items():
+            if name.endswith("_URL") and urlsplit(value).hostname != "localhost":
+                raise RuntimeError(f"a run stays on this machine, and {name} is {value}")
         self._url = self.settings["ALERTWELL_AUTHORITY_URL"] + "/_sim/"
         self._trust = ssl.create_default_context(cafile=self.settings["ALERTWELL_CA_FILE"])
 

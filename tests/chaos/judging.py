@@ -237,7 +237,11 @@ def _inside(incidents: dict[str, bytes], names: set[str], key: str) -> dict[str,
 
 async def accounts(port: int) -> str | None:
     """What is wrong with a replica's own sums, by its metrics; None where they add up."""
-    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+    limit = aiohttp.ClientTimeout(total=10)
+    async with (
+        aiohttp.ClientSession(timeout=limit) as session,
+        session.get(f"http://127.0.0.1:{port}/metrics") as answer,
+    ):
         text = await answer.text()
     sums = {"alertwell_items_total": 0.0, "alertwell_alerts_total": 0.0}
     for line in text.splitlines():

@@ -15,9 +15,11 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Final
 
+import aiohttp
 import structlog
 from rich.console import Console
 
@@ -34,7 +36,7 @@ async def perform(
     wanted: scene.Scene,
     command: str,
     say: Say = lambda _: None,
-    events: Sequence[weather.Event] | None = None,
+    events: Sequence[weather.Event] = (),
 ) -> report.Report:
     """A whole run, with the weather that follows from the seed, or these events; `say` gets lines of progress."""
     told = report.Report(
@@ -133,7 +135,7 @@ async def _healed(running: stage.Stage, told: report.Report, say: Say) -> bool:
 async def _end(replica: fleet.Process, told: report.Report) -> None:
     """In peace; what it counted is looked at before, and what it holds."""
     port = logs.port(replica.log)
-    with contextlib.suppress(OSError):  # it is just starting
+    with contextlib.suppress(OSError, aiohttp.ClientError):  # it is just starting
         wrong = await judging.accounts(port) if port else None
         if wrong:
             told.violations.append(f"{replica.name}: {wrong}")
@@ -171,9 +173,18 @@ async def _close(running: stage.Stage, told: report.Report) -> None:
     """What has to be asked while it all is still there."""
     for process in (*running.replicas, running.simulator):
         await process.look(time.monotonic() - running.begun)
-    for task in (*running.following, running.watching):
-        if task.done():
-            told.violations.append(f"{task.get_name()} ended: {task.exception()!r}")
+    for check in CHECKS:
+        told.violations += await check(running)
+
+
+async def unended(running: stage.Stage) -> list[str]:
+    """Readers and watchers that ended before the run did."""
+    tasks = (*running.following, running.watching)
+    return [f"{task.get_name()} ended: {task.exception()!r}" for task in tasks if task.done()]
+
+
+CHECKS: Final[tuple[Callable[[stage.Stage], Awaitable[list[str]]], ...]] = (unended,)
+"""What is searched when all is over, while PostgreSQL, the simulator and every file are still there: each says what it found."""
 
 
 async def _look_back(running: stage.Stage, told: report.Report) -> None:

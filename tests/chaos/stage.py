@@ -181,5 +181,6 @@ def _port(cluster: Cluster) -> int:
 def _through(cluster: Cluster, port: int) -> str:
     """The database's address with another port: that of a relay."""
     address = urlsplit(cluster.loopback_dsn or "")
-    assert address.hostname == "127.0.0.1", "a run stays on this machine"
+    if address.hostname != "127.0.0.1":
+        raise RuntimeError(f"a run stays on this machine, and PostgreSQL is at {address.hostname}")
     return address._replace(netloc=f"{address.username}:{address.password}@127.0.0.1:{port}").geturl()
