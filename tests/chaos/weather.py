@@ -99,7 +99,7 @@ def forecast(
     """
     dice = random.Random(seed)
     endless = {surface: _endless(dice, faults(surface)) for surface in (*_SURFACES, "token")}
-    turns = itertools.cycle(dice.sample(_SURFACES, len(_SURFACES)))
+    turns = itertools.cycle([each for each in dice.sample(_SURFACES, len(_SURFACES)) if holders(each)])
     events: list[Event] = []
     for kind, period in PERIODS.items():
         for _ in range(max(1, round(seconds / period / spacing))):
