@@ -71,7 +71,8 @@ async def _happen(
     running: stage.Stage, told: report.Report, say: Say, given: Sequence[weather.Event]
 ) -> None:
     wanted, storm = running.scene, running.storm
-    await judging.stored(running, min(90.0, wanted.patience), lambda text: say(f"opening: {text}"))
+    opening = min(90.0, wanted.patience)
+    await judging.stored(running, opening, lambda text: say(f"opening: {text}"), read=False)
     calm_from = time.time()
     await asyncio.sleep(wanted.warm_up)
     rough_from = time.time()
