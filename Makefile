@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 READY := $(VENV)/.ready
+STORM = $(BIN)/python -m tests.chaos.run $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON))
 export UV_NO_PROGRESS := 1
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check audit format lock clean
+.PHONY: help setup demo test chaos soak check audit format lock clean
 
 help:  ## What there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -32,8 +33,13 @@ demo: $(READY)  ## The whole of it against a bundled simulator; nothing to confi
 test: $(READY)  ## All tests, against a real PostgreSQL that they bring along
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-chaos: $(READY)  ## What takes minutes: the tests that are marked so
+chaos: $(READY)  ## What takes minutes: the tests that are marked so, then a storm [MINUTES=5] [SEED=n] [JSON=file]
 	$(BIN)/python -m pytest -m chaos
+	$(STORM) --minutes $(or $(MINUTES),5)
+
+soak: $(READY)  ## The storm for HOURS=n, calmer, and what grows meanwhile [SEED=n] [JSON=file]
+	$(if $(HOURS),,$(error HOURS=n says how long, such as make soak HOURS=8))
+	$(STORM) --hours $(HOURS)
 
 check: $(READY)  ## Formatting, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -112,7 +112,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         control = await stack.enter_async_context(
             pool.open_database(dsn, size=_CONTROL_CONNECTIONS, patient=True)
         )
-        await schema.check(control)
+        await pool.patiently(partial(schema.check, control))
         measured.database_up.set(1)
 
         restored = asyncio.Event()

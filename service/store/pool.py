@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
 import asyncpg
@@ -19,6 +20,7 @@ import structlog
 
 from service import errors
 
+T = TypeVar("T")
 Connection: TypeAlias = (
     "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 )
@@ -129,19 +131,8 @@ async def open_database(dsn: str, *, size: int = 16, patient: bool = False) -> A
 
     Where the address names several hosts, the one that takes writes is used. Raises BadSetting, DatabaseUnavailable.
     """
-    delay = 0.5
-    while True:
-        try:
-            probe = await connect(dsn)
-            await probe.close()
-            pool = await _open_pool(dsn, size)
-            break
-        except errors.DatabaseUnavailable as error:
-            if not patient:
-                raise
-            _log.warning("database_unavailable", error=str(error), next_try_seconds=delay)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 15)
+    opening = partial(_open_pool, dsn, size)
+    pool = await (patiently(opening) if patient else opening())
     try:
         yield Database(pool, _place(dsn))
     finally:
@@ -151,7 +142,21 @@ async def open_database(dsn: str, *, size: int = 16, patient: bool = False) -> A
             pool.terminate()
 
 
+async def patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """What `work` returns, however often the server is not there: tried again after half a second to fifteen, and said so."""
+    delay = 0.5
+    while True:
+        try:
+            return await work()
+        except errors.DatabaseUnavailable as error:
+            _log.warning("database_unavailable", error=str(error), next_try_seconds=delay)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 15)
+
+
 async def _open_pool(dsn: str, size: int) -> asyncpg.Pool[asyncpg.Record]:
+    probe = await connect(dsn)  # tells a person's mistake from a server that is away
+    await probe.close()
     async with _translated(_place(dsn)):
         return await asyncpg.create_pool(
             dsn,
