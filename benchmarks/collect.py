@@ -120,6 +120,7 @@ async def run(scenario: str, said: dict, dsn: str, folder: Path, seconds: float)
         await enrolments.enrol(database, customers, lookback=config.initial_lookback)
         started, (cpu, _) = time.monotonic(), used()
         async with app.collector(config, dsn) as running:
+            process.settle()
             if scenario == "idle":
                 await idle(running, len(customers), seconds)
             else:
