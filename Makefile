@@ -9,7 +9,7 @@ export UV_NO_PROGRESS := 1
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos soak check audit format lock clean
+.PHONY: help setup demo test chaos soak bench check audit format lock clean
 
 help:  ## What there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -60,5 +60,13 @@ lock: $(READY)  ## Resolve dependencies anew, with hashes and without addresses
 	$(UV) pip compile --upgrade --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		pyproject.toml --extra embedded --group dev -o requirements-dev.lock
 
+bench: $(READY) $(RIVALS)/.ready  ## One table against dlt and the floor of the database (QUICK=1: in two minutes, nothing kept)
+	PYTHONPATH=. $(BIN)/python benchmarks/bench.py --rivals $(RIVALS)/bin/python $(if $(QUICK),--quick)
+
+$(RIVALS)/.ready: benchmarks/rivals.lock
+	@$(PYTHON) -m venv --without-pip $(RIVALS)
+	VIRTUAL_ENV=$(CURDIR)/$(RIVALS) $(UV) pip install --quiet --require-hashes -r benchmarks/rivals.lock
+	@touch $@
+
 clean:  ## Remove what setup and runs made, the demo's database included
-	rm -rf $(VENV) .alertwell .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(RIVALS) .alertwell .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

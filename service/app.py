@@ -285,6 +285,7 @@ async def _serve(config: settings.Settings, stop: asyncio.Event, *, embedded: bo
                 await asyncio.gather(entering, return_exceptions=True)
                 return 0
             running = entering.result()
+            process.settle()
             watched: set[asyncio.Future[Any]] = {opening, running.failed}
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             broken = running.failed.done()

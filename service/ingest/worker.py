@@ -216,12 +216,15 @@ class Worker:
         task, owned.task = owned.task, None
         if task is not None:
             self._running.discard(task)
+        # where nobody waits for a slot the next tick starts what is due by then, all at once, which costs less each
+        crowded = not self._slots.free
         self._slots.give()
         self._desk.metrics.polls_running.set(len(self._running))
         if not self._current(owned) or lost:
             if self._current(owned):
                 self._lost(owned)
-            self.start_due()  # its slot is free for others
+            if crowded:
+                self.start_due()
             return
         woken, owned.woken = owned.woken, False
         if woken and owned.stream.failures:
@@ -231,7 +234,8 @@ class Worker:
         if owned.stream.state == "catching_up" and not owned.queued:
             owned.queued = True
             self._gap_queue.append(owned)
-        self.start_due()
+        if crowded or self._gap_queue:
+            self.start_due()
 
     def _lost(self, owned: Owned) -> None:
         self.drop(owned.lease.tenant_id)

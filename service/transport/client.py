@@ -97,6 +97,13 @@ class Client:
     async def _retried(
         self, access: model.Access, request: model.Request, url: yarl.URL, share: budget.Share
     ) -> model.Answer:
+        try:
+            return await self._authorised(access, request, url, share)
+        except errors.Transient as failure:
+            if not _is_passing(failure):
+                raise
+            first = failure
+        # from here on: what takes no second attempt, and that is nearly all, does without the cost of retrying
         async for attempt in stamina.retry_context(
             on=_is_passing,
             attempts=_ATTEMPTS,
@@ -106,6 +113,8 @@ class Client:
             wait_jitter=0.3,
         ):
             with attempt:
+                if attempt.num == 1:
+                    raise first
                 return await self._authorised(access, request, url, share)
         raise AssertionError  # the last attempt returns or raises
 
