@@ -11,9 +11,10 @@ import heapq
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from typing import get_args
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TypeAlias, get_args
 from uuid import UUID
 
 import structlog
@@ -21,13 +22,21 @@ import structlog
 from service import causes, model
 from service.ingest import plan, reading
 from service.ingest.owned import Owned
-from service.ingest.slots import Slots
+from service.ingest.slots import Place, Slots
 from service.ingest.turn import Turn
 from service.store import streams
 
 _FLUSH_BATCH = 1000
 _GAP_LOOKS = 64  # so many queued streams are looked at a time: those that wait for later only turn round
+_PATIENCE = 15.0
+_Due: TypeAlias = tuple[float, int, int, Owned]
+"""When it is due, a number that no other entry has, its ticket, and the stream."""
 _log = structlog.get_logger(__name__)
+
+
+def _patience(interval: timedelta) -> float:
+    """Seconds that a poll may take before it makes room for others."""
+    return min(interval.total_seconds() / 4, _PATIENCE)
 
 
 class Worker:
@@ -44,11 +53,12 @@ class Worker:
     ) -> None:
         self._desk = desk
         self._replica_id = replica_id
-        self._slots = Slots(slots)
+        self._slots = Slots(slots, patience=_patience(desk.rules.poll_interval))
         self._budget = budget
         self._dice = dice or random.Random()  # noqa: S311 - jitter
         self._owned: dict[UUID, dict[str, Owned]] = {}
-        self._heap: list[tuple[float, int, int, Owned]] = []
+        self._heap: list[_Due] = []
+        self._probation: deque[_Due] = deque()
         self._pushes = 0
         self._gap_queue: deque[Owned] = deque()
         self._running: set[asyncio.Task[None]] = set()
@@ -97,11 +107,10 @@ class Worker:
         now = time.monotonic()
         if self._slots.closing or now >= self.may_poll_until:
             return
-        while self._heap and self._slots.free and self._heap[0][0] <= now:
-            due, _, ticket, owned = heapq.heappop(self._heap)
-            if ticket == owned.ticket and self._current(owned):
-                self._desk.metrics.poll_lag_seconds.observe(now - due)
-                self._start(owned, live=True)
+        while (entry := self._next_due(now)) is not None:
+            due, _, _, owned = entry
+            self._desk.metrics.poll_lag_seconds.observe(now - due)
+            self._start(owned, live=True)
         for _ in range(min(len(self._gap_queue), _GAP_LOOKS)):
             if not (self._slots.free and self._slots.gap_free):
                 break
@@ -113,6 +122,25 @@ class Worker:
             else:
                 owned.queued = False
                 self._start(owned, live=False)
+
+    def _next_due(self, now: float) -> _Due | None:
+        """The stream that has been due for longest of those that may be polled now. Those on probation wait for one of their own
+        places, in the order in which they came, and hold up nobody else meanwhile.
+        """
+        self._drop_old(self._heap, partial(heapq.heappop, self._heap))
+        while self._heap and self._heap[0][0] <= now and self._heap[0][3].probation:
+            self._probation.append(heapq.heappop(self._heap))
+            self._drop_old(self._heap, partial(heapq.heappop, self._heap))
+        self._drop_old(self._probation, self._probation.popleft)
+        waiting = self._probation[0] if self._probation and self._slots.probation_free else None
+        first = self._heap[0] if self._heap and self._heap[0][0] <= now and self._slots.free else None
+        if waiting is not None and (first is None or waiting < first):
+            return self._probation.popleft()
+        return None if first is None else heapq.heappop(self._heap)
+
+    def _drop_old(self, entries: Sequence[_Due], drop: Callable[[], _Due]) -> None:
+        while entries and not (entries[0][2] == entries[0][3].ticket and self._current(entries[0][3])):
+            drop()
 
     def show(self) -> None:
         """Set the gauges that tell of our streams; from memory, so that looking costs the database nothing."""
@@ -181,22 +209,22 @@ class Worker:
 
     def _start(self, owned: Owned, *, live: bool) -> None:
         owned.ticket += 1  # whatever the heap still holds of it is old now
-        self._slots.take()
+        place = self._slots.take(probation=live and owned.probation)
         task = asyncio.create_task(
-            self._poll(owned, live=live), name=f"poll {owned.lease.tenant_id} {owned.stream.source}"
+            self._poll(owned, place, live=live), name=f"poll {owned.lease.tenant_id} {owned.stream.source}"
         )
         owned.task = task
         self._running.add(task)
         self._desk.metrics.polls_running.set(len(self._running))
 
-    async def _poll(self, owned: Owned, *, live: bool) -> None:
+    async def _poll(self, owned: Owned, place: Place, *, live: bool) -> None:
         turn = Turn(
             self._desk, self._replica_id, owned, self._slots, live=live, budget=self._budget, dice=self._dice
         )
         try:
             await turn.take()
         finally:
-            self._ended(owned, lost=turn.lease_lost)
+            self._ended(owned, place, lost=turn.lease_lost)
         if turn.enrolled is not None and self._current(owned):
             self._fall_back(owned.lease, turn.enrolled)
 
@@ -212,11 +240,11 @@ class Worker:
         self.adopt([(lease, enrolled)])
         self.start_due()
 
-    def _ended(self, owned: Owned, *, lost: bool) -> None:
+    def _ended(self, owned: Owned, place: Place, *, lost: bool) -> None:
         task, owned.task = owned.task, None
         if task is not None:
             self._running.discard(task)
-        self._slots.give()
+        self._slots.give(place)
         self._desk.metrics.polls_running.set(len(self._running))
         if not self._current(owned) or lost:
             if self._current(owned):
