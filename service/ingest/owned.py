@@ -18,8 +18,7 @@ _FLUSH_EVERY = 60.0
 class Owned:
     """A stream that this replica owns. `due` and `gap_due` are monotonic seconds: of the next live window, and before
     which no gap is read; `ration_due` is when a backfill may go on that has used up its share, if no other gap is open.
-    `ticket` tells the heap which of its entries is the current one. `slow` says that its API let the last live window wait, so
-    that it is on probation like one that failed. `woken` says that a poll under way may have failed of a
+    `ticket` tells the heap which of its entries is the current one. `woken` says that a poll under way may have failed of a
     cause that is gone meanwhile.
     """
 
@@ -31,7 +30,6 @@ class Owned:
     gap_due: float = 0.0
     ration_due: float = 0.0
     first: bool = True
-    slow: bool = False
     ticket: int = 0
     queued: bool = False
     woken: bool = False
@@ -44,7 +42,7 @@ class Owned:
     @property
     def probation(self) -> bool:
         """Whether it has to show that polling it does not take up a place for long."""
-        return self.slow or self.stream.failures > 0
+        return self.stream.failures > 0
 
     def progress(self, now: float, wall: datetime) -> streams.Progress | None:
         """What is to be written, at most once a minute; None where nothing moved or it is too early (`now` is monotonic)."""

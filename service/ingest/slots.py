@@ -1,54 +1,67 @@
 """Places for polls: so many at once, and of each kind that could take all of them a part only.
 
-What bounds a bad neighbour is here. A poll that is still under way after `patience` seconds makes room for another one: it waits in
-the lobby, which has half as many places again. A stream on probation (its last poll failed, or its API let it wait) holds one of a
-quarter of the places. So tenants that hang fill the lobby and their quarter, and others find a place.
+What bounds a bad neighbour is here. A stream on probation, whose last poll failed, holds one of a quarter of the places. One that
+begins to hang holds another place, until somebody needs it: after `patience` seconds without an answer its request is given up
+then, and the stream is on probation. So those that hang may be more than the places, and others find one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-_LOBBY: Final = 2
+from service import errors, model
+from service.ingest import reading
+
 _PROBATION: Final = 4
 _SWEEPS: Final = 16
 """Of so many places one is for a sweep whose time was long ago, whatever else is under way."""
 
 
-def most_of(slots: int) -> int:
-    """Polls that may be under way at once with so many places: also those that wait in the lobby."""
-    return slots + max(slots // _LOBBY, 1)
-
-
 @dataclass(slots=True, eq=False)
 class Place:
-    """One poll's place; `since` is monotonic seconds."""
+    """One poll's place, and the request that it waits for."""
+
+    probation: bool
+    asked: _Asked | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """A request under way: since when (monotonic), whose it is, and what ends it early."""
 
     since: float
-    probation: bool
-    waits: bool = False
+    task: asyncio.Task[Any] | None
+    limit: asyncio.Timeout
 
 
 class Slots:
     """Counts, and nothing else: the event loop is the lock."""
 
     def __init__(
-        self, most: int, *, patience: float = 15.0, clock: Callable[[], float] = time.monotonic
+        self,
+        most: int,
+        *,
+        patience: float = 15.0,
+        stalled: Callable[[asyncio.Task[Any] | None], bool] = lambda _: False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`stalled` says of a poll's task that it waits for room in memory, and not for its API."""
         self._most = most
+        self._stalled = stalled
+        self._given_up: _Asked | None = None
         self._most_gaps = max(most // 2, 1)
         self._most_suspects = max(most // _PROBATION, 1)
-        self._lobby = most_of(most) - most
         self._most_sweeps = max(most // _SWEEPS, 1)
         self._clock = clock
         self.patience = patience
         # in the order in which they were taken
         self._places: dict[Place, None] = {}
-        self._waiting = 0
         self._suspects = 0
         self._gaps: Counter[Hashable] = Counter()
         self._sweeps = 0
@@ -56,11 +69,7 @@ class Slots:
 
     @property
     def free(self) -> bool:
-        """Whether a stream that is well may be polled now."""
-        if self.polls - self._waiting < self._most:
-            return True
-        self._make_room()
-        return self.polls - self._waiting < self._most
+        return self.polls < self._most
 
     @property
     def probation_free(self) -> bool:
@@ -78,14 +87,13 @@ class Slots:
 
     def take(self, *, probation: bool = False) -> Place:
         """A place for one poll, to be given back."""
-        place = Place(self._clock(), probation)
+        place = Place(probation)
         self._places[place] = None
         self._suspects += probation
         return place
 
     def give(self, place: Place) -> None:
         del self._places[place]
-        self._waiting -= place.waits
         self._suspects -= place.probation
 
     def take_gap(self, tenant: Hashable) -> bool:
@@ -118,12 +126,46 @@ class Slots:
     def give_sweep(self) -> None:
         self._sweeps -= 1
 
-    def _make_room(self) -> None:
-        """Let polls that take long wait in the lobby, the oldest first, as far as there is room in it."""
-        now = self._clock()
-        for place in self._places:
-            if now - place.since < self.patience or self._waiting >= self._lobby:
-                return
-            if not place.waits:
-                place.waits = True
-                self._waiting += 1
+    def make_room(self) -> None:
+        """Somebody who is well needs a place: give up the request that has waited for longest, where one has for too long.
+
+        Those on probation are left alone: they have their part, and one that is slow for a good reason gets its answer there.
+        """
+        under_way = [place.asked for place in self._places if place.asked and not place.probation]
+        if self._given_up in under_way:
+            return  # its place will be free in a moment
+        before = self._clock() - self.patience
+        waiting = [asked for asked in under_way if asked.since <= before and not self._stalled(asked.task)]
+        if waiting:
+            self._given_up = min(waiting, key=lambda asked: asked.since)
+            self._given_up.limit.reschedule(asyncio.get_running_loop().time())
+
+
+class Patient:
+    """A sender whose requests end early where their poll's place is needed."""
+
+    def __init__(self, sender: reading.Sender, place: Place, slots: Slots) -> None:
+        self._sender = sender
+        self._place = place
+        self._slots = slots
+
+    @asynccontextmanager
+    async def send(self, access: model.Access, request: model.Request) -> AsyncIterator[model.Answer]:
+        """As `reading.Sender`. Raises errors.Transient for a request that was given up."""
+        place = self._place
+        fault: errors.PollFailure | None = None
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(None) as limit:
+                    place.asked = _Asked(time.monotonic(), asyncio.current_task(), limit)
+                    answer = await stack.enter_async_context(self._sender.send(access, request))
+            except TimeoutError:
+                waited = f"{self._slots.patience:g} s"
+                fault = errors.Transient(
+                    f"the API did not answer within {waited}, and another tenant needed the place"
+                )
+            finally:
+                place.asked = None
+            if fault is not None:
+                raise fault
+            yield answer

@@ -88,7 +88,6 @@ class Turn:
             try:
                 if self._live:
                     await self._poll.live()
-                    self._owned.slow = time.monotonic() - self._started > self._slots.patience
                     self._succeeded()
                 await self._gaps()
                 if self._live:

@@ -12,9 +12,10 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 from uuid import UUID
 
 import structlog
@@ -22,7 +23,7 @@ import structlog
 from service import causes, model
 from service.ingest import plan, reading
 from service.ingest.owned import Owned
-from service.ingest.slots import Place, Slots
+from service.ingest.slots import Patient, Place, Slots
 from service.ingest.turn import Turn
 from service.store import streams
 
@@ -35,7 +36,7 @@ _log = structlog.get_logger(__name__)
 
 
 def _patience(interval: timedelta) -> float:
-    """Seconds that a poll may take before it makes room for others."""
+    """Seconds that a request may go without an answer while others need its place."""
     return min(interval.total_seconds() / 4, _PATIENCE)
 
 
@@ -49,11 +50,12 @@ class Worker:
         *,
         slots: int,
         budget: float,
+        stalled: Callable[[asyncio.Task[Any] | None], bool] = lambda _: False,
         dice: random.Random | None = None,
     ) -> None:
         self._desk = desk
         self._replica_id = replica_id
-        self._slots = Slots(slots, patience=_patience(desk.rules.poll_interval))
+        self._slots = Slots(slots, patience=_patience(desk.rules.poll_interval), stalled=stalled)
         self._budget = budget
         self._dice = dice or random.Random()  # noqa: S311 - jitter
         self._owned: dict[UUID, dict[str, Owned]] = {}
@@ -133,7 +135,10 @@ class Worker:
             self._drop_old(self._heap, partial(heapq.heappop, self._heap))
         self._drop_old(self._probation, self._probation.popleft)
         waiting = self._probation[0] if self._probation and self._slots.probation_free else None
-        first = self._heap[0] if self._heap and self._heap[0][0] <= now and self._slots.free else None
+        first = self._heap[0] if self._heap and self._heap[0][0] <= now else None
+        if first is not None and not self._slots.free:
+            self._slots.make_room()
+            first = None
         if waiting is not None and (first is None or waiting < first):
             return self._probation.popleft()
         return None if first is None else heapq.heappop(self._heap)
@@ -218,8 +223,9 @@ class Worker:
         self._desk.metrics.polls_running.set(len(self._running))
 
     async def _poll(self, owned: Owned, place: Place, *, live: bool) -> None:
+        desk = replace(self._desk, sender=Patient(self._desk.sender, place, self._slots))
         turn = Turn(
-            self._desk, self._replica_id, owned, self._slots, live=live, budget=self._budget, dice=self._dice
+            desk, self._replica_id, owned, self._slots, live=live, budget=self._budget, dice=self._dice
         )
         try:
             await turn.take()

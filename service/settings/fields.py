@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     """Then a poll yields its slot and goes on later, so that a backlog does not delay the others."""
     max_body_bytes: forms.Size = ByteSize(32 * forms.MIB)
     """Largest answer that is read, in bytes, decompressed; the window of a larger one is split."""
-    max_bytes_in_flight: forms.Size = ByteSize(96 * forms.MIB)
+    max_bytes_in_flight: forms.Size = ByteSize(64 * forms.MIB)
     """Bytes of answers that all polls of one process hold together: it bounds the memory. At least
     2 × MAX_BODY_BYTES."""
     request_timeout: forms.Span = timedelta(seconds=60)

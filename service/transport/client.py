@@ -118,8 +118,9 @@ class Client:
             token = await self._tokens.token(access, request.service)
             await self._pace.wait(access.tenant.tenant_id, request.quota_group)
             try:
-                return await self._observed(request, url, token, share)
+                answer = await self._observed(request, url, token, share)
             except errors.Throttled as failure:
+                self._pace.refused(access.tenant.tenant_id, request.quota_group, failure.retry_after)
                 ours = self._pace.account(access.tenant.tenant_id, request.quota_group)
                 said = f"{failure}; {ours}" if ours else str(failure)
                 raise errors.Throttled(said, status=failure.status, retry_after=failure.retry_after) from None
@@ -130,6 +131,9 @@ class Client:
                 if renewed:
                     raise
                 renewed = True
+            else:
+                self._pace.answered(access.tenant.tenant_id, request.quota_group)
+                return answer
 
     async def _observed(
         self, request: model.Request, url: yarl.URL, token: str, share: budget.Share
