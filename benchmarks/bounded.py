@@ -125,7 +125,7 @@ def resident(pid: int) -> dict[str, float]:
         "peak": int(found.get("VmHWM", 0)) / 1024,
         "now": int(found.get("VmRSS", 0)) / 1024,
         "threads": int(found.get("Threads", 0)),
-        "files": len(os.listdir(f"/proc/{pid}/fd")),
+        "files": len([*Path(f"/proc/{pid}/fd").iterdir()]),
     }
 
 
@@ -171,7 +171,7 @@ async def collect(
         env=environment,
         stdout=log,
         stderr=log,
-        preexec_fn=group.enter(),
+        preexec_fn=group.enter(),  # noqa: PLW1509 - no thread is started yet
     )
     peak: dict[str, float] = {}
     stored, moved = 0, started

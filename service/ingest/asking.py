@@ -149,6 +149,10 @@ class Asking:
         tally.windows += 1
         tally.stored = tally.stored or got.stored
         tally.undated = tally.undated or not got.dated
+        if got.warnings and got.warnings != self._memory.warnings:  # said once, and then counted
+            for warning in got.warnings:
+                _log.warning("answer_warning", warning=warning)
+            self._memory.warnings = got.warnings
         if got.learned and window.kind != "sweep":
             tally.late += got.learned.late
             tally.greatest = max(tally.greatest, got.learned.greatest)

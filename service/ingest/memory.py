@@ -29,6 +29,8 @@ class Memory:
     """Monotonic seconds before which no sweep goes on."""
     sweep_long_due: bool = False
     """Whether the sweep that is under way was left waiting for longer than its interval."""
+    warnings: tuple[str, ...] = ()
+    """What the last answer that warned of something said."""
     poison: list[tuple[Intervals, datetime]] = field(default_factory=list)
 
     def avoided(self, now: datetime) -> Intervals:

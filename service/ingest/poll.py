@@ -123,7 +123,7 @@ class Poll:
                 return
 
     def own_gaps(self) -> Intervals:
-        """The open gaps that a sweep waits for. What a backfill added is read for days, and nothing late would be found meanwhile."""
+        """The open gaps that a sweep waits for: not those of a backfill, or nothing late would be found for days."""
         return self.open_gaps() - self.tally.stream.backfill
 
     def sweeping(self) -> bool:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-import structlog
-
 from service import metrics, model
 from service.ingest import lateness, plan, sweep, unpacking
 from service.intervals import Intervals
@@ -18,7 +16,6 @@ from service.sources import contract
 from service.store import alerts, incidents, pool, storing
 
 _PROMPT = timedelta(seconds=2)
-_log = structlog.get_logger(__name__)
 
 
 class Sender(Protocol):
@@ -147,8 +144,6 @@ async def read(
             )
             date, size, partial = answer.date, len(answer.body), answer.partial or lacking
             del answer  # records hold what they need of the body: storing them takes long enough to do without the rest
-            for warning in page.warnings:
-                _log.warning("answer_warning", warning=warning)
             times = page.times
             foreign = plan.outside(window, times, mutable=source.mutable)
             dated = plan.credible(date, desk.clock.ours())

@@ -77,8 +77,17 @@ class Slots:
         return self._suspects < self._most_suspects and self.free
 
     @property
-    def gap_free(self) -> bool:
+    def gaps_left(self) -> bool:
+        """Whether anybody may read gaps now."""
         return self._gaps.total() < self._most_gaps
+
+    def gap_free(self, tenant: Hashable) -> bool:
+        """Whether a poll of this tenant may read gaps now.
+
+        Where half of these places are taken, a tenant has one at most: one with many streams and a long past takes its turn.
+        """
+        scarce = self._gaps.total() * 2 >= self._most_gaps
+        return self.gaps_left and not (scarce and self._gaps[tenant])
 
     @property
     def polls(self) -> int:
@@ -97,11 +106,8 @@ class Slots:
         self._suspects -= place.probation
 
     def take_gap(self, tenant: Hashable) -> bool:
-        """Whether a poll of this tenant may go on with gaps; it gives the place back.
-
-        Where half of these places are taken, a tenant has one at most: one with many streams and a long past takes its turn.
-        """
-        if not self.gap_free or (self._gaps[tenant] and self._gaps.total() * 2 >= self._most_gaps):
+        """Whether a poll of this tenant may go on with gaps; it gives the place back."""
+        if not self.gap_free(tenant):
             return False
         self._gaps[tenant] += 1
         return True

@@ -52,6 +52,10 @@ class Turn:
         self._interval = desk.rules.poll_interval
         self._started = time.monotonic()
         self._record = storing.Poll(uuid4(), replica_id, datetime.now(UTC))
+        self._repeated = (
+            owned.stream.failures > 0 or owned.memory.gap_failures + owned.memory.sweep_failures > 0
+        )
+        """Whether the last one failed, too: it was said then."""
         self._poll = poll.Poll(
             desk, owned.lease, owned.access, owned.stream, owned.memory, self._record, budget=budget
         )
@@ -253,8 +257,9 @@ class Turn:
                 count=tally.late,
                 greatest_lateness_seconds=round(tally.greatest.total_seconds()),
             )
-        # idle polls would drown the rest
-        say = _log.info if tally.stored or outcome != "complete" or error else _log.debug
+        # idle polls would drown the rest, and so would those that fail as the one before did
+        news = (outcome != "complete" or error) and not self._repeated
+        say = _log.info if tally.stored or news else _log.debug
         counts = tally.counts
         say(
             "poll",

@@ -1,8 +1,8 @@
 """How many bytes of answers are unpacked at a time: read into records, compared with what is held, and stored.
 
-An answer's records weigh about twice its bytes, beside these. One process reads no faster by reading several at once, so answers
-wait here in the order in which they came, still counted as in flight: what would come next is not asked for meanwhile. A small one
-passes them all, so that a live window with a few alerts never waits for backlogs, nor needs their database connections.
+An answer's records weigh about twice its bytes, beside these. One process reads no faster by reading several at once, so they
+wait here in the order in which they came, still counted as in flight: what would come next is not asked for meanwhile. A small
+one passes them all, so that a live window with a few alerts never waits for backlogs.
 """
 
 from __future__ import annotations

@@ -114,12 +114,14 @@ class Worker:
             self._desk.metrics.poll_lag_seconds.observe(now - due)
             self._start(owned, live=True)
         for _ in range(min(len(self._gap_queue), _GAP_LOOKS)):
-            if not (self._slots.free and self._slots.gap_free):
+            if not (self._slots.free and self._slots.gaps_left):
                 break
             owned = self._gap_queue.popleft()
             if not self._current(owned) or owned.task is not None:
                 owned.queued = False  # the poll under way reads gaps itself, or asks for a turn again
-            elif max(owned.gap_due, owned.ration_due) > now:
+            elif max(owned.gap_due, owned.ration_due) > now or not self._slots.gap_free(
+                owned.lease.tenant_id
+            ):
                 self._gap_queue.append(owned)
             else:
                 owned.queued = False

@@ -64,6 +64,8 @@ class Client:
         `observe(service, outcome, seconds, size)` is called after each request, with "ok" or a failure's kind and
         the bytes of the body.
         """
+        # a retry is no news, and a flood of them would be a flood of lines: what came of it is the poll's to say
+        stamina.instrumentation.set_on_retry_hooks(())
         self._session = session
         self._tokens = tokens
         self._endpoints = endpoints

@@ -3,9 +3,9 @@
 Quotas count per app and tenant, so a tenant's requests wait for themselves alone. Replicas need no agreement:
 all streams of a tenant run on one.
 
-Somebody else's app may use up the quota, and an API may have one that nobody documents. So a 429 holds up all streams of the tenant
-that share the quota, for as long as the answer says, and what follows goes at half the pace: it grows with each answer that is
-none. Asking again early keeps one throttled.
+Somebody else's app may use up the quota, and an API may have one that nobody documents. So a 429 holds up all streams of the
+tenant that share the quota, for as long as the answer says, and what follows goes at half the pace: it grows with each answer
+that is none. Asking again early keeps one throttled.
 """
 
 from __future__ import annotations
