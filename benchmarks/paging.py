@@ -112,7 +112,7 @@ async def measure(
             sources=registry.SOURCES,
             rules=plan.Rules(timedelta(minutes=1), timedelta(hours=2), timedelta(minutes=10)),
             clock=reading.Clock(),
-            unpacking=unpacking.Unpacking(32 * 2**20),
+            unpacking=unpacking.Unpacking(32 * 2**20, at_once=2),
             metrics=Metrics("0"),
         )
         mine = await _take(database, source, parameters)

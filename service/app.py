@@ -136,7 +136,7 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             ),
             clock=reading.Clock(),
             metrics=measured,
-            unpacking=unpacking.Unpacking(config.max_body_bytes),
+            unpacking=unpacking.Unpacking(config.max_body_bytes, at_once=config.database_pool_size // 2),
             fallback=parts.fallback(config),
         )
         polls = worker.Worker(

@@ -1,8 +1,9 @@
 """Places for polls: so many at once, and of each kind that could take all of them a part only.
 
-What bounds a bad neighbour is here. A stream on probation, whose last poll failed, holds one of a quarter of the places. One that
-begins to hang holds another place, until somebody needs it: after `patience` seconds without an answer its request is given up
-then, and the stream is on probation. So those that hang may be more than the places, and others find one.
+What bounds a bad neighbour is here. A stream on probation, whose last poll failed after a long wait, holds one of a quarter of
+the places. One that begins to hang holds another place, until somebody needs it: after `patience` seconds without an answer its
+request is given up then, and the stream is on probation. So those that hang may be more than the places, and others find one.
+Those on probation make room for each other likewise, but with patience that doubles at each failure: who is slow gets the time.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ class Place:
     """One poll's place, and the request that it waits for."""
 
     probation: bool
+    patience: float
     asked: _Asked | None = None
+    waited: float = 0.0
+    """Seconds that the longest of its requests took."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,9 +76,9 @@ class Slots:
         return self.polls < self._most
 
     @property
-    def probation_free(self) -> bool:
-        """Whether a stream on probation may be polled now."""
-        return self._suspects < self._most_suspects and self.free
+    def probation_left(self) -> bool:
+        """Whether those on probation have less than their part of the places."""
+        return self._suspects < self._most_suspects
 
     @property
     def gaps_left(self) -> bool:
@@ -94,9 +98,9 @@ class Slots:
         """Polls under way."""
         return len(self._places)
 
-    def take(self, *, probation: bool = False) -> Place:
-        """A place for one poll, to be given back."""
-        place = Place(probation)
+    def take(self, *, probation: bool = False, failures: int = 0) -> Place:
+        """A place for one poll, to be given back; for a stream on probation with its failures in a row."""
+        place = Place(probation, self.patience * 2 ** min(failures, 16) if probation else self.patience)
         self._places[place] = None
         self._suspects += probation
         return place
@@ -132,16 +136,19 @@ class Slots:
     def give_sweep(self) -> None:
         self._sweeps -= 1
 
-    def make_room(self) -> None:
-        """Somebody who is well needs a place: give up the request that has waited for longest, where one has for too long.
-
-        Those on probation are left alone: they have their part, and one that is slow for a good reason gets its answer there.
-        """
-        under_way = [place.asked for place in self._places if place.asked and not place.probation]
-        if self._given_up in under_way:
+    def make_room(self, *, probation: bool = False) -> None:
+        """Somebody needs a place: give up the request of its like that has waited for longest, where one has for too long."""
+        under_way = [(place, place.asked) for place in self._places if place.asked]
+        if any(asked is self._given_up for _, asked in under_way):
             return  # its place will be free in a moment
-        before = self._clock() - self.patience
-        waiting = [asked for asked in under_way if asked.since <= before and not self._stalled(asked.task)]
+        now = self._clock()
+        waiting = [
+            asked
+            for place, asked in under_way
+            if place.probation is probation
+            and now - asked.since >= place.patience
+            and not self._stalled(asked.task)
+        ]
         if waiting:
             self._given_up = min(waiting, key=lambda asked: asked.since)
             self._given_up.limit.reschedule(asyncio.get_running_loop().time())
@@ -150,27 +157,28 @@ class Slots:
 class Patient:
     """A sender whose requests end early where their poll's place is needed."""
 
-    def __init__(self, sender: reading.Sender, place: Place, slots: Slots) -> None:
+    def __init__(self, sender: reading.Sender, place: Place) -> None:
         self._sender = sender
         self._place = place
-        self._slots = slots
 
     @asynccontextmanager
     async def send(self, access: model.Access, request: model.Request) -> AsyncIterator[model.Answer]:
         """As `reading.Sender`. Raises errors.Transient for a request that was given up."""
         place = self._place
         fault: errors.PollFailure | None = None
+        began = time.monotonic()
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(None) as limit:
-                    place.asked = _Asked(time.monotonic(), asyncio.current_task(), limit)
+                    place.asked = _Asked(began, asyncio.current_task(), limit)
                     answer = await stack.enter_async_context(self._sender.send(access, request))
             except TimeoutError:
-                waited = f"{self._slots.patience:g} s"
+                waited = f"{place.patience:g} s"
                 fault = errors.Transient(
                     f"the API did not answer within {waited}, and another tenant needed the place"
                 )
             finally:
+                place.waited = max(place.waited, time.monotonic() - began)
                 place.asked = None
             if fault is not None:
                 raise fault

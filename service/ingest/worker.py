@@ -14,7 +14,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, TypeAlias, get_args
 from uuid import UUID
 
@@ -37,7 +36,7 @@ _log = structlog.get_logger(__name__)
 
 def _patience(interval: timedelta) -> float:
     """Seconds that a request may go without an answer while others need its place."""
-    return min(interval.total_seconds() / 4, _PATIENCE)
+    return min(max(interval.total_seconds() / 4, 1.0), _PATIENCE)
 
 
 class Worker:
@@ -60,7 +59,7 @@ class Worker:
         self._dice = dice or random.Random()  # noqa: S311 - jitter
         self._owned: dict[UUID, dict[str, Owned]] = {}
         self._heap: list[_Due] = []
-        self._probation: deque[_Due] = deque()
+        self._probation: list[tuple[int, _Due]] = []
         self._pushes = 0
         self._gap_queue: deque[Owned] = deque()
         self._running: set[asyncio.Task[None]] = set()
@@ -129,25 +128,30 @@ class Worker:
 
     def _next_due(self, now: float) -> _Due | None:
         """The stream that has been due for longest of those that may be polled now. Those on probation wait for one of their own
-        places, in the order in which they came, and hold up nobody else meanwhile.
+        places, first who failed the fewest times in a row, and hold up nobody else meanwhile.
         """
-        self._drop_old(self._heap, partial(heapq.heappop, self._heap))
-        while self._heap and self._heap[0][0] <= now and self._heap[0][3].probation:
-            self._probation.append(heapq.heappop(self._heap))
-            self._drop_old(self._heap, partial(heapq.heappop, self._heap))
-        self._drop_old(self._probation, self._probation.popleft)
-        waiting = self._probation[0] if self._probation and self._slots.probation_free else None
+        while self._heap and (
+            self._old(self._heap[0]) or (self._heap[0][0] <= now and self._heap[0][3].probation)
+        ):
+            entry = heapq.heappop(self._heap)
+            if not self._old(entry):
+                heapq.heappush(self._probation, (entry[3].stream.failures, entry))
+        while self._probation and self._old(self._probation[0][1]):
+            heapq.heappop(self._probation)
+        waiting = self._probation[0][1] if self._probation else None
+        if waiting is not None and not self._slots.probation_left:
+            self._slots.make_room(probation=True)
+            waiting = None
         first = self._heap[0] if self._heap and self._heap[0][0] <= now else None
-        if first is not None and not self._slots.free:
+        if (waiting or first) is not None and not self._slots.free:
             self._slots.make_room()
-            first = None
+            return None
         if waiting is not None and (first is None or waiting < first):
-            return self._probation.popleft()
+            return heapq.heappop(self._probation)[1]
         return None if first is None else heapq.heappop(self._heap)
 
-    def _drop_old(self, entries: Sequence[_Due], drop: Callable[[], _Due]) -> None:
-        while entries and not (entries[0][2] == entries[0][3].ticket and self._current(entries[0][3])):
-            drop()
+    def _old(self, entry: _Due) -> bool:
+        return entry[2] != entry[3].ticket or not self._current(entry[3])
 
     def show(self) -> None:
         """Set the gauges that tell of our streams; from memory, so that looking costs the database nothing."""
@@ -216,7 +220,7 @@ class Worker:
 
     def _start(self, owned: Owned, *, live: bool) -> None:
         owned.ticket += 1  # whatever the heap still holds of it is old now
-        place = self._slots.take(probation=live and owned.probation)
+        place = self._slots.take(probation=live and owned.probation, failures=owned.stream.failures)
         task = asyncio.create_task(
             self._poll(owned, place, live=live), name=f"poll {owned.lease.tenant_id} {owned.stream.source}"
         )
@@ -225,13 +229,14 @@ class Worker:
         self._desk.metrics.polls_running.set(len(self._running))
 
     async def _poll(self, owned: Owned, place: Place, *, live: bool) -> None:
-        desk = replace(self._desk, sender=Patient(self._desk.sender, place, self._slots))
+        desk = replace(self._desk, sender=Patient(self._desk.sender, place))
         turn = Turn(
             desk, self._replica_id, owned, self._slots, live=live, budget=self._budget, dice=self._dice
         )
         try:
             await turn.take()
         finally:
+            owned.slow = place.waited >= self._slots.patience
             self._ended(owned, place, lost=turn.lease_lost)
         if turn.enrolled is not None and self._current(owned):
             self._fall_back(owned.lease, turn.enrolled)

@@ -113,8 +113,8 @@ class Settings(BaseSettings):
     initial_lookback: forms.Span = timedelta(days=7)
     """How far back the first poll of a stream reaches; a week shows that a new customer works."""
     max_concurrent_polls: Annotated[int, Field(ge=2, le=100_000)] = 512
-    """Polls that one process runs at once; healing of gaps holds at most half. Most of a poll is waiting, so
-    there may be many."""
+    """Polls that one process runs at once; healing of gaps holds at most half, streams that failed last a quarter. Most of a
+    poll is waiting, so there may be many."""
     poll_budget: forms.Span = timedelta(seconds=45)
     """Then a poll yields its slot and goes on later, so that a backlog does not delay the others."""
     max_body_bytes: forms.Size = ByteSize(32 * forms.MIB)

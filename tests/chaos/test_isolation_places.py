@@ -40,7 +40,7 @@ def asks(places: slots.Slots, *, probation: bool = False) -> asyncio.Task[str]:
     async def poll() -> str:
         place = places.take(probation=probation)
         try:
-            async with slots.Patient(Silent(), place, places).send(ACCESS, REQUEST):
+            async with slots.Patient(Silent(), place).send(ACCESS, REQUEST):
                 return "answered"
         except errors.Transient as failure:
             return str(failure)
@@ -61,9 +61,9 @@ def test_probation_has_a_quarter_of_the_places():
     places = slots.Slots(8)
     suspects = [places.take(probation=True) for _ in range(2)]
     assert places.free
-    assert not places.probation_free
+    assert not places.probation_left
     places.give(suspects.pop())
-    assert places.probation_free
+    assert places.probation_left
 
 
 async def test_one_hung_request_at_a_time_is_given_up():
@@ -82,12 +82,23 @@ async def test_one_hung_request_at_a_time_is_given_up():
     places.make_room()
     await turned()
     assert [poll.done() for poll in polls] == [False, True, True]
-    places.make_room()  # those on probation are left alone
+    places.make_room()  # those on probation make room for each other alone
     await turned()
     assert not polls[0].done()
-    polls[0].cancel()
-    await asyncio.gather(*polls, return_exceptions=True)
+    places.make_room(probation=True)
+    await asyncio.gather(*polls)
     assert places.polls == 0
+
+
+def test_patience_grows_on_probation():
+    """Who is slow, and not dead, gets the time that it needs in the end."""
+    places = slots.Slots(8, patience=15.0)
+    assert [places.take(probation=True, failures=count).patience for count in (1, 2, 3)] == [
+        30.0,
+        60.0,
+        120.0,
+    ]
+    assert places.take(failures=3).patience == 15.0
 
 
 @pytest.mark.parametrize(("patience", "stalled"), [(3600.0, False), (0.0, True)])
@@ -138,7 +149,7 @@ def test_when_a_sweep_is_long_due(hours, expected):
 
 async def test_answers_are_unpacked_one_after_the_other():
     """Answers that are larger than the room together wait in their order; a small one and a cancelled one hold up nobody."""
-    rooms = unpacking.Unpacking(10 * unpacking.SMALL)
+    rooms = unpacking.Unpacking(10 * unpacking.SMALL, at_once=8)
     order = []
 
     async def unpack(name, size):
@@ -159,6 +170,21 @@ async def test_answers_are_unpacked_one_after_the_other():
     assert rooms.waiting == 0
     async with rooms.room(10 * unpacking.SMALL):
         pass
+
+
+async def test_large_answers_leave_database_connections():
+    """However little they are together, only so many that are not small are stored at a time."""
+    rooms = unpacking.Unpacking(1000 * unpacking.SMALL, at_once=1)
+
+    async def unpack():
+        async with rooms.room(2 * unpacking.SMALL):
+            return "stored"
+
+    async with rooms.room(2 * unpacking.SMALL):
+        other = asyncio.create_task(unpack())
+        await turned()
+        assert rooms.waiting == 1
+    assert await other == "stored"
 
 
 async def test_who_waits_for_memory_is_known():

@@ -433,7 +433,7 @@ async def bench(
             sources=registry.SOURCES,
             rules=rules,
             clock=reading.Clock(),
-            unpacking=unpacking.Unpacking(32 * 2**20),
+            unpacking=unpacking.Unpacking(32 * 2**20, at_once=2),
             metrics=Metrics("0"),
         )
         made = Bench(shown, simulator, database, books, desk, clock)
