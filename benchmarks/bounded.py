@@ -5,7 +5,8 @@
     .venv/bin/python benchmarks/bounded.py --tenants 30 --alerts 450000 --days 0.01    # answers of 30 MB
 
 Simulator and PostgreSQL are processes of their own, outside of the cgroup. It needs Linux with the memory controller of cgroups
-(either version) and the right to make a group: without these it says so, and measures without a limit. It fails where an alert is
+(either version) and the right to make a group: without these it says so, and measures without a limit (RLIMIT_AS would be none:
+it counts addresses, of which threads reserve many that they never use). It fails where an alert is
 missing or doubled, where the process died, and where it needed more than the limit.
 """
 
