@@ -6,8 +6,8 @@
 
 Simulator and PostgreSQL are processes of their own, outside of the cgroup. It needs Linux with the memory controller of cgroups
 (either version) and the right to make a group: without these it says so, and measures without a limit (RLIMIT_AS would be none:
-it counts addresses, of which threads reserve many that they never use). It fails where an alert is
-missing or doubled, where the process died, and where it needed more than the limit.
+it counts addresses, of which threads reserve many that they never use). It fails where an alert is missing or doubled, where
+the process died, and where it needed more than the limit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _STALLED = 300.0
 
 
 class Group:
-    """A memory cgroup without swap; `None` as root measures by the process alone."""
+    """A memory cgroup without swap, for as long as the process in it lives; none (`path` is None) where it cannot be made."""
 
     def __init__(self, limit: int) -> None:
         self._unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
