@@ -17,6 +17,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -243,6 +244,7 @@ def main() -> int:
         f"| {os.cpu_count()} cores, Python {platform.python_version()} |"
     )
     print("|---|---|", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended then, too
     return asyncio.run(measure(options))
 
 

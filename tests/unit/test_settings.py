@@ -38,7 +38,7 @@ def test_an_empty_environment_has_every_default():
     assert got.dsn is None
     assert got.default_sources == ("siem",)
     assert got.poll_interval == timedelta(seconds=60)
-    assert (got.max_body_bytes, got.max_bytes_in_flight) == (32 * 2**20, 96 * 2**20)
+    assert (got.max_body_bytes, got.max_bytes_in_flight) == (32 * 2**20, 64 * 2**20)
     assert (got.http_host, got.http_port) == ("127.0.0.1", 8080)
 
 
