@@ -31,6 +31,7 @@ from service.ingest import (
     retention,
     scheduler,
     sequencer,
+    unpacking,
     worker,
 )
 from service.metrics import Metrics
@@ -131,13 +132,19 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
                 config.overlap_max,
                 config.sweep_span,
                 config.sweep_interval,
+                target_bytes=plan.target_bytes(config.max_body_bytes),
             ),
             clock=reading.Clock(),
             metrics=measured,
+            unpacking=unpacking.Unpacking(config.max_body_bytes, at_once=config.database_pool_size // 2),
             fallback=parts.fallback(config),
         )
         polls = worker.Worker(
-            desk, replica_id, slots=config.max_concurrent_polls, budget=config.poll_budget.total_seconds()
+            desk,
+            replica_id,
+            slots=config.max_concurrent_polls,
+            budget=config.poll_budget.total_seconds(),
+            stalled=door.in_flight.stalled,
         )
 
         def forget(tenant_id: UUID) -> None:

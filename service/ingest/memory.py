@@ -27,6 +27,10 @@ class Memory:
     sweep_failures: int = 0
     sweep_after: float = 0.0
     """Monotonic seconds before which no sweep goes on."""
+    sweep_long_due: bool = False
+    """Whether the sweep that is under way was left waiting for longer than its interval."""
+    warnings: tuple[str, ...] = ()
+    """What the last answer that warned of something said."""
     poison: list[tuple[Intervals, datetime]] = field(default_factory=list)
 
     def avoided(self, now: datetime) -> Intervals:

@@ -18,8 +18,8 @@ _FLUSH_EVERY = 60.0
 class Owned:
     """A stream that this replica owns. `due` and `gap_due` are monotonic seconds: of the next live window, and before
     which no gap is read; `ration_due` is when a backfill may go on that has used up its share, if no other gap is open.
-    `ticket` tells the heap which of its entries is the current one. `woken` says that a poll under way may have failed of a
-    cause that is gone meanwhile.
+    `ticket` tells the heap which of its entries is the current one. `slow` says that its last poll waited long for an answer,
+    `woken` that a poll under way may have failed of a cause that is gone meanwhile.
     """
 
     lease: model.Lease
@@ -30,6 +30,7 @@ class Owned:
     gap_due: float = 0.0
     ration_due: float = 0.0
     first: bool = True
+    slow: bool = False
     ticket: int = 0
     queued: bool = False
     woken: bool = False
@@ -38,6 +39,11 @@ class Owned:
     read_to: datetime | None = None
     flushed_at: float = 0.0
     moved: bool = False
+
+    @property
+    def probation(self) -> bool:
+        """Whether it has to show that polling it does not take up a place for long."""
+        return self.slow and self.stream.failures > 0
 
     def progress(self, now: float, wall: datetime) -> streams.Progress | None:
         """What is to be written, at most once a minute; None where nothing moved or it is too early (`now` is monotonic)."""

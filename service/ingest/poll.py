@@ -122,11 +122,16 @@ class Poll:
                     await self._splitting.note(window, failure)
                 return
 
+    def own_gaps(self) -> Intervals:
+        """The open gaps that a sweep waits for: not those of a backfill, or nothing late would be found for days."""
+        return self.open_gaps() - self.tally.stream.backfill
+
     def sweeping(self) -> bool:
         """Whether there is a sweep to go on with; one whose time has come begins here."""
         stream, rules = self.tally.stream, self._desk.rules
         now = self._desk.clock.now()
         if not sweep.left(stream) and sweep.due(stream, now, rules.sweep_interval):
+            self._memory.sweep_long_due = sweep.long_due(stream, now, rules.sweep_interval)
             begun = sweep.begun(stream, now, rules, self._asking.source.reach)
             stream = self.tally.stream = replace(stream, sweep=begun or stream.sweep)
         return bool(sweep.left(stream))

@@ -26,6 +26,12 @@ def due(stream: model.Stream, now: datetime, interval: timedelta) -> bool:
     return now - (now - _EPOCH - phase) % interval > begun
 
 
+def long_due(stream: model.Stream, now: datetime, interval: timedelta) -> bool:
+    """Whether a whole interval has gone by in which a sweep should have begun."""
+    begun = stream.sweep.started_at if stream.sweep else stream.enrolled_at
+    return now - begun > 2 * interval
+
+
 def begun(
     stream: model.Stream, now: datetime, rules: plan.Rules, reach: timedelta | None
 ) -> model.Sweep | None:

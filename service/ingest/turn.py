@@ -52,6 +52,10 @@ class Turn:
         self._interval = desk.rules.poll_interval
         self._started = time.monotonic()
         self._record = storing.Poll(uuid4(), replica_id, datetime.now(UTC))
+        self._repeated = (
+            owned.stream.failures > 0 or owned.memory.gap_failures + owned.memory.sweep_failures > 0
+        )
+        """Whether the last one failed, too: it was said then."""
         self._poll = poll.Poll(
             desk, owned.lease, owned.access, owned.stream, owned.memory, self._record, budget=budget
         )
@@ -104,28 +108,31 @@ class Turn:
     async def _gaps(self) -> None:
         owned = self._owned
         owned.ration_due = self._poll.ration_due()
-        if owned.gap_due > time.monotonic() or not self._poll.readable_gaps() or not self._slots.take_gap():
+        tenant_id = owned.lease.tenant_id
+        if owned.gap_due > time.monotonic() or not self._poll.readable_gaps():
+            return
+        if not self._slots.take_gap(tenant_id):
             return
         try:
             await self._poll.gaps(lambda: not self._slots.closing and time.monotonic() < owned.due)
         finally:
-            self._slots.give_gap()
+            self._slots.give_gap(tenant_id)
             owned.ration_due = self._poll.ration_due()
         if self._poll.tally.gap_error:
             owned.gap_due = time.monotonic() + _backoff(owned.memory.gap_failures)
         self._moved()
 
     async def _sweep(self) -> None:
-        """Behind the live window and the gaps, and only where there are places enough for those of others."""
+        """Behind the live window and the gaps; where others need the places, only what has waited for long."""
         remembered = self._owned.memory
-        if remembered.sweep_after > time.monotonic() or self._poll.open_gaps() or not self._poll.sweeping():
+        if remembered.sweep_after > time.monotonic() or self._poll.own_gaps() or not self._poll.sweeping():
             return
-        if self._poll.spent or not (self._slots.free and self._slots.take_sweep()):
+        if self._poll.spent or not self._slots.take_sweep(long_due=remembered.sweep_long_due):
             return
         try:
             await self._poll.sweep(lambda: not self._slots.closing and time.monotonic() < self._owned.due)
         finally:
-            self._slots.give_gap()
+            self._slots.give_sweep()
         if self._poll.tally.sweep_error:
             remembered.sweep_after = time.monotonic() + _backoff(remembered.sweep_failures)
 
@@ -250,8 +257,9 @@ class Turn:
                 count=tally.late,
                 greatest_lateness_seconds=round(tally.greatest.total_seconds()),
             )
-        # idle polls would drown the rest
-        say = _log.info if tally.stored or outcome != "complete" or error else _log.debug
+        # idle polls would drown the rest, and so would those that fail as the one before did
+        news = (outcome != "complete" or error) and not self._repeated
+        say = _log.info if tally.stored or news else _log.debug
         counts = tally.counts
         say(
             "poll",

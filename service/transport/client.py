@@ -64,6 +64,8 @@ class Client:
         `observe(service, outcome, seconds, size)` is called after each request, with "ok" or a failure's kind and
         the bytes of the body.
         """
+        # a retry is no news, and a flood of them would be a flood of lines: what came of it is the poll's to say
+        stamina.instrumentation.set_on_retry_hooks(())
         self._session = session
         self._tokens = tokens
         self._endpoints = endpoints
@@ -127,8 +129,9 @@ class Client:
             token = await self._tokens.token(access, request.service)
             await self._pace.wait(access.tenant.tenant_id, request.quota_group)
             try:
-                return await self._observed(request, url, token, share)
+                answer = await self._observed(request, url, token, share)
             except errors.Throttled as failure:
+                self._pace.refused(access.tenant.tenant_id, request.quota_group, failure.retry_after)
                 ours = self._pace.account(access.tenant.tenant_id, request.quota_group)
                 said = f"{failure}; {ours}" if ours else str(failure)
                 raise errors.Throttled(said, status=failure.status, retry_after=failure.retry_after) from None
@@ -139,6 +142,9 @@ class Client:
                 if renewed:
                     raise
                 renewed = True
+            else:
+                self._pace.answered(access.tenant.tenant_id, request.quota_group)
+                return answer
 
     async def _observed(
         self, request: model.Request, url: yarl.URL, token: str, share: budget.Share
