@@ -27,6 +27,8 @@ class Memory:
     sweep_failures: int = 0
     sweep_after: float = 0.0
     """Monotonic seconds before which no sweep goes on."""
+    judged: tuple[int, int] | None = None
+    """The hour in which it was last judged whether the stream is silent, and the newest one with records then."""
     poison: list[tuple[Intervals, datetime]] = field(default_factory=list)
 
     def avoided(self, now: datetime) -> Intervals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -15,20 +16,24 @@ _REASON_MOST = 2000
 async def keep(
     connection: pool.Connection, tenant_id: UUID, source: str, rejects: Sequence[model.Reject]
 ) -> None:
-    """Store rejects, one row a distinct (reason, bytes)."""
+    """Store rejects, one row a distinct (reason, bytes) that says how often it was seen."""
     cleaned = [model.Reject(holdable(reject.reason) or "", reject.raw) for reject in rejects]
     unique = {_digest(reject): reject for reject in cleaned}
+    seen = Counter(map(_digest, cleaned))
     await connection.execute(
         """
-        INSERT INTO alertwell.reject AS r (tenant_id, source, digest, reason, raw)
-        SELECT $1, $2, digest, reason, raw FROM unnest($3::bytea[], $4::text[], $5::bytea[]) AS i (digest, reason, raw)
-        ON CONFLICT (tenant_id, source, digest) DO UPDATE SET seen_count = r.seen_count + 1, last_seen_at = now()
+        INSERT INTO alertwell.reject AS r (tenant_id, source, digest, reason, raw, seen_count)
+        SELECT $1, $2, digest, reason, raw, seen
+        FROM unnest($3::bytea[], $4::text[], $5::bytea[], $6::bigint[]) AS i (digest, reason, raw, seen)
+        ON CONFLICT (tenant_id, source, digest)
+        DO UPDATE SET seen_count = r.seen_count + excluded.seen_count, last_seen_at = now()
         """,
         tenant_id,
         source,
         list(unique),
         [reject.reason for reject in unique.values()],
         [reject.raw for reject in unique.values()],
+        [seen[digest] for digest in unique],
     )
 
 
