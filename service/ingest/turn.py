@@ -52,6 +52,9 @@ class Turn:
         self._interval = desk.rules.poll_interval
         self._started = time.monotonic()
         self._record = storing.Poll(uuid4(), replica_id, datetime.now(UTC))
+        if owned.stream.volume.began_at is None:  # before anything is stored that it counts
+            begun = replace(owned.stream.volume, began_at=desk.clock.now())
+            owned.stream = replace(owned.stream, volume=begun)
         self._poll = poll.Poll(
             desk, owned.lease, owned.access, owned.stream, owned.memory, self._record, budget=budget
         )
@@ -200,8 +203,6 @@ class Turn:
         if not self._live:
             return
         now = self._desk.clock.now()
-        if stream.volume.began_at is None:
-            stream = replace(stream, volume=replace(stream.volume, began_at=now))
         at = (int(now.timestamp()) // 3600, stream.volume.last)
         if owned.memory.judged != at:
             owned.memory.judged = at
