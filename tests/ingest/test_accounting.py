@@ -30,7 +30,7 @@ def measured(bench, source: str = "siem") -> dict[str, int]:
     return {"items": seen[f"alertwell_items_total{{source={source}}}"], **of}
 
 
-def watched(bench, taken, total: model.Counts) -> model.Counts:
+def watched(taken, total: model.Counts) -> model.Counts:
     """What a turn tallied, added."""
     tally = taken._poll.tally
     assert tally.counts.balanced
@@ -42,7 +42,7 @@ def plain(counts: model.Counts) -> dict[str, int]:
 
 
 async def test_sums_hold_in_rows_memory_and_metrics_under_faults(bench):
-    """Records twice, older, strange, answers that fail: what the polls tallied is on the stream and in the metrics, to the item."""
+    """Records twice, older, strange, answers that fail: the polls' tallies are on the stream and in the metrics."""
     dice = random.Random(11)
     mine = await bench.take(lookback=7200)
     bench.shown.add_backlog(CONTOSO, 200, since=bench.ago(7200), until=bench.ago(0))
@@ -54,7 +54,7 @@ async def test_sums_hold_in_rows_memory_and_metrics_under_faults(bench):
             bench.simulator.plan("siem", CONTOSO, fault)
         if dice.random() < 0.5:
             stages.file(bench.shown, CONTOSO, f"fresh {n}", bench.ago(1))
-        total = watched(bench, await bench.turn(mine), total)
+        total = watched(await bench.turn(mine), total)
         if n == 12:  # another replica goes on with what is in the row
             await bench.books.rows.execute("UPDATE alertwell.lease SET epoch = epoch + 1")
             mine = await bench.again()
@@ -68,13 +68,14 @@ async def test_sums_hold_in_rows_memory_and_metrics_under_faults(bench):
     idle = total.items - sum(row["items"] for row in polls)
     assert mine.stream.idle.items == idle > 0
     kept = await bench.books.rows.fetchval(
-        "SELECT sum(seen_count) FROM alertwell.reject WHERE reason <> ALL (SELECT error FROM alertwell.poll WHERE error IS NOT NULL)"
+        "SELECT sum(seen_count) FROM alertwell.reject"
+        " WHERE reason <> ALL (SELECT error FROM alertwell.poll WHERE error IS NOT NULL)"
     )
     assert kept == total.rejected
 
 
 async def test_nested_partial_and_relieved_answers_count_once(staged):
-    """Incidents with alerts inside, parts of answers, incidents read without their alerts: top-level records, each answer once."""
+    """Incidents with alerts inside, parts of answers, incidents read without their alerts: each answer is counted once."""
     async with staged() as bench:
         mine = await bench.take(source="graph_incidents", lookback=7200)
         desk = bench.file_desk()
@@ -95,7 +96,7 @@ async def test_nested_partial_and_relieved_answers_count_once(staged):
         ):
             if fault:
                 bench.simulator.plan("graph", CONTOSO, fault)
-            total = watched(bench, await bench.turn(mine), total)
+            total = watched(await bench.turn(mine), total)
             bench.advance(60)
         assert total.inserted == 6
         assert total.rejected > 0

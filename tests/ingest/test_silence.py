@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from service.ingest import volume, worker
 from service.intervals import Intervals
-from service.simulator import ticks
+from service.simulator import directory, ticks
 from tests.ingest import stages
 from tests.ingest.stages import CONTOSO, moment
 
@@ -185,13 +185,13 @@ async def test_a_quiet_customer_is_not_silent(bench):
 
 
 async def test_a_tenant_without_licence_says_so(bench):
-    """An API that refuses is no silence: the cause is its own word."""
-    bench.shown.tenants[CONTOSO].licence = False
-    mine = await bench.take()
+    """An API that refuses is no silence: the cause is its own word, and known at once."""
+    bench.shown.tenants[CONTOSO].unlicensed.add(directory.GRAPH_RESOURCE)
+    mine = await bench.take(source="graph_alerts")
     await bench.turn(mine)
     row = await bench.books.stream()
-    assert row["state"] == "needs_attention"
-    assert row["cause"] in ("no_licence", "forbidden", "resource_missing")
+    assert (row["state"], row["cause"]) == ("needs_attention", "no_licence")
+    assert row["silent_since"] is None
     assert silent_streams(bench, mine) == 0
 
 
