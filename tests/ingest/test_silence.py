@@ -68,7 +68,7 @@ async def test_an_api_that_answers_nothing_is_found_out(swept, source):
     assert mine.stream.volume.began_at
     swept.simulator.plan(api, CONTOSO, "empty", None)
     with capture_logs() as logs:
-        mine = await go_on(swept, mine, 8 * HOUR)
+        mine = await go_on(swept, mine, 9 * HOUR, step=HOUR)
     row = await swept.books.stream()
     assert (row["state"], row["cause"], row["not_returned"]) == ("degraded", "not_returned", 8)
     assert "does not return 8 of 8 records" in row["state_reason"]
@@ -82,7 +82,7 @@ async def test_an_api_that_answers_nothing_is_found_out(swept, source):
         stages.file(swept.shown, CONTOSO, "unseen", swept.ago(MINUTE))
     else:
         swept.file_desk().add_alert(at=swept.ago(MINUTE))
-    mine = await go_on(swept, mine, 5 * HOUR)
+    mine = await go_on(swept, mine, 5 * HOUR, step=HOUR)
     assert await swept.books.count() == 8
     heir = await swept.again()
     assert heir.stream.volume == mine.stream.volume
@@ -107,7 +107,7 @@ async def test_an_update_under_way_and_few_deleted_records_are_no_silence(swept)
     swept.shown.tenants[CONTOSO].given = None  # all of them are gone
     for n in range(5):
         stages.file(swept.shown, CONTOSO, f"alert {n}", swept.ago(MINUTE + n * 10 * MINUTE))
-    mine = await go_on(swept, mine, 8 * HOUR)
+    mine = await go_on(swept, mine, 9 * HOUR, step=HOUR)
     row = await swept.books.stream()
     assert (row["state"], row["cause"], row["not_returned"]) == ("ok", None, 0)
     assert row["last_verified_at"]
