@@ -232,7 +232,7 @@ class Sweep:
 
     `span` is [since, until) of what it is to read again, None before the first; `left` the part of that which it has not read
     yet, empty where none is under way. `late` and `greatest` tell of what it found that came late: how many records, and how
-    late the latest of them.
+    late the latest of them. Of `held` records its answers did not have `missing`.
     """
 
     started_at: datetime
@@ -240,6 +240,29 @@ class Sweep:
     left: Intervals = Intervals()
     late: int = 0
     greatest: timedelta = timedelta()
+    held: int = 0
+    missing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """What is usual of a stream. `hours` are hours of update time with records: bit n is the hour n before `last` (hours since
+    1970). Records held since `began_at` can be asked for again; None until the owner has said it. `weekly` is in how many hours
+    of a week there are records, None until enough is learned, and `silent_since` set where it is silent beyond chance.
+
+    A sweep of `missing_span`, begun at `missing_since`, had fewer than half of what is held of it; once another one confirms it,
+    `missing` of `held` records are not returned any more.
+    """
+
+    began_at: datetime | None = None
+    last: int = 0
+    hours: int = 0
+    weekly: float | None = None
+    silent_since: datetime | None = None
+    missing: int = 0
+    held: int = 0
+    missing_since: datetime | None = None
+    missing_span: tuple[datetime, datetime] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,39 +277,6 @@ class Learned:
     lateness: Mapping[int, int]
     observed: timedelta | None
     sweep: Sweep | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """One tenant's feed from one source, as its row and its progress say. The owner's copy moves on with what it stores.
-
-    `coverage` holds all that is proven; `unfolded` is the part of it that stands in stream_progress (or nowhere yet) and
-    joins the stream's row with the next storing transaction or flush. `overlap` is None until one was learned. `gone_since` is
-    when the source was first missing without having been back since; `cause` the word (of `causes`) for what a person must mend;
-    `history` how alerts from before `enrolled_at` arrive. `gap_share` is what reading `backfill` may take of the source's quota,
-    None where nobody said. `lateness` counts what came late, by how late, as `ingest.lateness` does. `sweep` is None until the
-    row says when the last one began.
-    """
-
-    tenant_id: UUID
-    source: str
-    parameters: Mapping[str, Any]
-    enrolled_at: datetime
-    wanted: Intervals
-    backfill: Intervals = Intervals()
-    coverage: Intervals = Intervals()
-    unfolded: Intervals = Intervals()
-    watermark: datetime | None = None
-    overlap: timedelta | None = None
-    failures: int = 0
-    state: StreamState = "new"
-    state_reason: str | None = None
-    cause: str | None = None
-    gone_since: datetime | None = None
-    history: Arrival = "initial"
-    gap_share: float | None = None
-    lateness: Mapping[int, int] = field(default_factory=dict)
-    sweep: Sweep | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,3 +311,39 @@ class Counts:
     def balanced(self) -> bool:
         parts = self.inserted + self.updated + self.unchanged + self.stale + self.duplicate + self.rejected
         return self.items == parts
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One tenant's feed from one source, as its row and its progress say. The owner's copy moves on with what it stores.
+
+    `coverage` holds all that is proven; `unfolded` is the part of it that stands in stream_progress (or nowhere yet) and
+    joins the stream's row with the next storing transaction or flush. `overlap` is None until one was learned. `gone_since` is
+    when the source was first missing without having been back since; `cause` the word (of `causes`) for what a person must mend;
+    `history` how alerts from before `enrolled_at` arrive. `gap_share` is what reading `backfill` may take of the source's quota,
+    None where nobody said. `lateness` counts what came late, by how late, as `ingest.lateness` does. `sweep` is None until the
+    row says when the last one began. `idle` counts the items of all answers of which nothing had to be stored, since it was
+    enrolled.
+    """
+
+    tenant_id: UUID
+    source: str
+    parameters: Mapping[str, Any]
+    enrolled_at: datetime
+    wanted: Intervals
+    backfill: Intervals = Intervals()
+    coverage: Intervals = Intervals()
+    unfolded: Intervals = Intervals()
+    watermark: datetime | None = None
+    overlap: timedelta | None = None
+    failures: int = 0
+    state: StreamState = "new"
+    state_reason: str | None = None
+    cause: str | None = None
+    gone_since: datetime | None = None
+    history: Arrival = "initial"
+    gap_share: float | None = None
+    lateness: Mapping[int, int] = field(default_factory=dict)
+    sweep: Sweep | None = None
+    volume: Volume = Volume()
+    idle: Counts = Counts()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from service.store import schema
 
 revision = "0014"
-down_revision = "0009"
+down_revision = "0010"
 
 
 def upgrade() -> None:

@@ -28,7 +28,7 @@ EPILOG: Final = epilog.lines(
 
     With --max-age, for Nagios and its kin (the first line says what it is, with performance data):
       0  OK        all data are younger, nothing is missing
-      1  WARNING   there are gaps, or streams that need a person's attention
+      1  WARNING   there are gaps, silent streams, or streams that need a person's attention
       2  CRITICAL  data of an enabled stream are older, no replica lives, or the database or its schema cannot be used
 
       ALERTWELL OK - 1200 streams, oldest data 12 s | age=12s;300;300;0 gaps=0s;0;;0 attention=0;0;;0 replicas=2;;1:;0
@@ -114,6 +114,8 @@ def judge(seen: reports.Overview, limit: timedelta) -> Verdict:
         )
     if seen.attention:
         warning.append(f"{output.many(len(seen.attention), 'stream')} in need of attention")
+    if seen.silent:
+        warning.append(f"{output.many(len(seen.silent), 'silent stream')}")
     if seen.gaps["count"]:
         warning.append(
             f"{output.many(seen.gaps['count'], 'gap')} in {output.many(seen.gaps['streams'], 'stream')}"
@@ -154,6 +156,7 @@ def _print(seen: reports.Overview) -> None:
     output.say(f"streams   {output.counted(seen.streams)}")
     output.say(f"oldest    {oldest}")
     output.say(f"gaps      {gaps}")
+    output.say(f"items     {showing.accounting(seen.items)}")
     output.say(f"feed      head {feed['head_seq']}{behind}")
     polled = f", {output.many(seen.unowned, 'active tenant')} polled by nobody" if seen.unowned else ""
     output.say(f"replicas  {len(alive)} alive{polled}")
@@ -185,6 +188,24 @@ def _print(seen: reports.Overview) -> None:
             ],
             indent=2,
         )
+    if seen.silent:
+        output.say("\nsilent: the API answers, and does not bring what it used to")
+        output.table(
+            ("tenant", "source", "cause", "since", "reason"),
+            [
+                (
+                    _nagios_text(s["tenant_name"]),
+                    s["source"],
+                    s["cause"],
+                    output.when(s["since"]),
+                    _nagios_text(s["state_reason"] or ""),
+                )
+                for s in seen.silent[:MOST_LISTED]
+            ],
+            indent=2,
+        )
+        if len(seen.silent) > MOST_LISTED:
+            output.say(f"  … and {len(seen.silent) - MOST_LISTED} more: alertwell status --json")
     if seen.attention:
         output.say("\nneed attention")
         output.table(

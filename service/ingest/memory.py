@@ -31,6 +31,8 @@ class Memory:
     """Whether the sweep that is under way was left waiting for longer than its interval."""
     warnings: tuple[str, ...] = ()
     """What the last answer that warned of something said."""
+    judged: tuple[int, int] | None = None
+    """The hour in which it was last judged whether the stream is silent, and the newest one with records then."""
     poison: list[tuple[Intervals, datetime]] = field(default_factory=list)
 
     def avoided(self, now: datetime) -> Intervals:

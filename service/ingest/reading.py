@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from service import metrics, model
-from service.ingest import lateness, plan, sweep, unpacking
+from service.ingest import lateness, plan, sweep, unpacking, volume
 from service.intervals import Intervals
 from service.sources import contract
-from service.store import alerts, incidents, pool, storing
+from service.store import alerts, incidents, pool, storing, volumes
 
 _PROMPT = timedelta(seconds=2)
 
@@ -144,6 +144,8 @@ async def read(
             )
             date, size, partial = answer.date, len(answer.body), answer.partial or lacking
             del answer  # records hold what they need of the body: storing them takes long enough to do without the rest
+            if stream.volume.missing and not page.items and window.kind != "sweep":
+                partial = partial or volume.lacking(stream.volume)
             times = page.times
             foreign = plan.outside(window, times, mutable=source.mutable)
             dated = plan.credible(date, desk.clock.ours())
@@ -157,6 +159,9 @@ async def read(
                 proof = _proof(desk, stream, whole, date) if window.kind != "sweep" else proof
                 moved = plan.watermark(stream, whole, times)
             swept = sweep.after(stream, shown) if window.kind == "sweep" else stream.sweep
+            if window.kind == "sweep" and shown:
+                swept = await _compared(desk, stream, swept, shown, page)
+            usual = stream.volume if foreign else volume.seen(stream.volume, _inside(window, times))
             sorted_alerts = await alerts.sort(desk.database, stream.tenant_id, stream.source, page.alerts)
             sorted_incidents = await incidents.sort(
                 desk.database, stream.tenant_id, stream.source, page.incidents
@@ -179,6 +184,7 @@ async def read(
                 nested=page.nested,
                 nested_rejects=page.nested_rejects,
                 read_to=date if window.kind == "live" and not page.full and not foreign else None,
+                idle=stream.idle,
                 learn=lambda written: lateness.learned(
                     replace(stream, sweep=swept),
                     [moment for key, moment in late.items() if key in written],
@@ -189,8 +195,8 @@ async def read(
             fresh = sorted_alerts.new or sorted_alerts.newer or sorted_incidents.new or sorted_incidents.newer
             if fresh or page.rejects or dropped:
                 kept = await storing.store(desk.database, lease, stream.source, poll, harvest)
-                counts, learned = kept.counts, kept.learned
-                unfolded, stored = Intervals(), True
+                counts, learned, rejects = kept.counts, kept.learned, kept.rejects
+                unfolded, stored, idle = Intervals(), True, stream.idle
             else:
                 counts = model.Counts(
                     items=page.items,
@@ -199,11 +205,12 @@ async def read(
                     duplicate=page.duplicates,
                     nested=page.nested,
                 )
-                unfolded, stored, learned = stream.unfolded | proof, False, None
+                unfolded, stored, learned, rejects = stream.unfolded | proof, False, None, 0
+                idle = stream.idle + counts
     keys = _keys(page)
     measured = desk.metrics.source(stream.source)
     measured.counts(counts)
-    measured.rejected(counts.rejected)
+    measured.rejected(rejects)
     measured.warned(len(page.warnings) + (partial is not None))
     measured.late(learned.late if learned else 0)
     return Reading(
@@ -214,6 +221,8 @@ async def read(
             watermark=moved,
             lateness=learned.lateness if learned else stream.lateness,
             sweep=learned.sweep if learned else swept,
+            volume=usual,
+            idle=idle,
         ),
         counts=counts,
         items=page.items,
@@ -259,6 +268,30 @@ def proven(
 def _proof(desk: Desk, stream: model.Stream, window: model.Window, date: datetime | None) -> Intervals:
     overlap = plan.overlap_of(stream, desk.rules)
     return plan.proof(window, date, desk.clock.ours(), overlap) & stream.wanted
+
+
+async def _compared(
+    desk: Desk, stream: model.Stream, swept: model.Sweep | None, shown: Intervals, page: model.Page
+) -> model.Sweep | None:
+    """A sweep with what of this part is held, and how much of that its answer does not have; rejects may be any of it."""
+    since, source = stream.volume.began_at, desk.sources[stream.source]
+    if swept is None or since is None or shown.lower is None or shown.upper is None:
+        return swept
+    held, missing = await volumes.missing(
+        desk.database,
+        stream.tenant_id,
+        stream.source,
+        (shown.lower, shown.upper),
+        [key for key, _ in _keys(page)],
+        since=since,
+        incidents=source.incidents,
+    )
+    missing = max(missing - len(page.rejects), 0)
+    return replace(swept, held=swept.held + held, missing=swept.missing + missing)
+
+
+def _inside(window: model.Window, times: Sequence[datetime]) -> list[datetime]:
+    return [moment for moment in times if window.since <= moment < window.until]
 
 
 def _keys(page: model.Page) -> list[tuple[str, datetime]]:

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from service import causes, errors
-from service.ingest import lateness, pacing, plan, poll, reading, standing_in
+from service.ingest import lateness, pacing, plan, poll, reading, standing_in, volume
 from service.ingest.owned import Owned
 from service.ingest.slots import Slots
 from service.store import storing, streams, sweeps
@@ -56,6 +56,9 @@ class Turn:
             owned.stream.failures > 0 or owned.memory.gap_failures + owned.memory.sweep_failures > 0
         )
         """Whether the last one failed, too: it was said then."""
+        if owned.stream.volume.began_at is None:  # before anything is stored that it counts
+            begun = replace(owned.stream.volume, began_at=desk.clock.now())
+            owned.stream = replace(owned.stream, volume=begun)
         self._poll = poll.Poll(
             desk, owned.lease, owned.access, owned.stream, owned.memory, self._record, budget=budget
         )
@@ -165,24 +168,58 @@ class Turn:
 
     async def _complete(self) -> None:
         owned = self._owned
-        stream = owned.stream
+        self._judge()
+        stream, usual = owned.stream, owned.stream.volume
         if not self._live and stream.state not in ("ok", "catching_up"):
             return  # gaps alone say nothing about the live window
         tally = self._poll.tally
-        state = pacing.stored(gaps_left=bool(self._poll.open_gaps()), partial=tally.partial is not None)
+        missing = usual.missing > 0
+        state = pacing.stored(
+            gaps_left=bool(self._poll.open_gaps()), partial=missing or tally.partial is not None
+        )
         unordered = _UNORDERED if owned.memory.ordered is False else None
         reason = tally.partial or (_UNDATED if tally.undated else tally.notice or unordered)
+        cause = None
+        if missing:
+            cause, reason = causes.NOT_RETURNED, volume.lacking(usual)
+        elif usual.silent_since is not None and reason is None:
+            cause, reason = causes.SILENT, volume.silence(usual)
+        reason = causes.said(reason, cause, owned.access) if reason else None
         if (stream.state, stream.state_reason, stream.failures) == (state, reason, 0):
             return
         owned.flushed_at = 0.0  # what brought the change should be seen with it, not a minute later
         await streams.show_state(
-            self._desk.database, owned.lease, stream.source, state=state, reason=reason, failures=0
+            self._desk.database,
+            owned.lease,
+            stream.source,
+            state=state,
+            reason=reason,
+            failures=0,
+            cause=cause,
         )
         if stream.failures:
             _log.info("stream_recovered", was=stream.state, failures=stream.failures)
         owned.stream = replace(
-            stream, state=state, state_reason=reason, cause=None, failures=0, gone_since=None
+            stream, state=state, state_reason=reason, cause=cause, failures=0, gone_since=None
         )
+
+    def _judge(self) -> None:
+        """Whether the stream is silent: once an hour, and at once where records have come."""
+        owned = self._owned
+        stream = owned.stream
+        if not self._live:
+            return
+        now = self._desk.clock.now()
+        at = (int(now.timestamp()) // 3600, stream.volume.last)
+        if owned.memory.judged != at:
+            owned.memory.judged = at
+            was, stream = stream.volume, replace(stream, volume=volume.judged(stream))
+            if stream.volume.silent_since != was.silent_since:
+                if stream.volume.silent_since:
+                    _log.warning("silence", reason=volume.silence(stream.volume))
+                else:
+                    _log.info("silence_over")
+        owned.stream = stream
 
     async def _failed(self, failure: errors.PollFailure) -> None:
         owned = self._owned

@@ -160,11 +160,13 @@ class Worker:
         waiting: Counter[str] = Counter(dict.fromkeys(causes.CAUSES, 0))
         ages = [0.0]
         gaps = 0.0
+        silent = 0
         for mine in self._owned.values():
             for owned in mine.values():
                 states[owned.stream.state] += 1
                 if owned.stream.cause is not None:
                     waiting[owned.stream.cause] += 1
+                silent += bool(owned.stream.volume.silent_since or owned.stream.volume.missing)
                 gaps += plan.gaps(owned.stream).total().total_seconds()
                 if owned.read_to is not None:
                     ages.append((now - owned.read_to).total_seconds())
@@ -172,6 +174,7 @@ class Worker:
             self._desk.metrics.streams.labels(state).set(states[state])
         for cause, count in waiting.items():
             self._desk.metrics.streams_needing_attention.labels(cause).set(count)
+        self._desk.metrics.silent_streams.set(silent)
         self._desk.metrics.data_age_seconds_max.set(max(ages))
         self._desk.metrics.gap_seconds.set(gaps)
         self._desk.metrics.clock_skew_seconds.set(-self._desk.clock.offset.total_seconds())

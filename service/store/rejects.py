@@ -7,6 +7,7 @@ than MOST_RECORDS and MOST_BYTES; what comes beyond is counted in one row that s
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
@@ -28,9 +29,10 @@ _BEYOND: Final = (
 async def keep(
     connection: pool.Connection, tenant_id: UUID, source: str, rejects: Sequence[model.Reject]
 ) -> None:
-    """Store rejects, one row a distinct (reason, bytes)."""
+    """Store rejects, one row a distinct (reason, bytes) that says how often it was seen."""
     cleaned = [model.Reject(holdable(reject.reason) or "", reject.raw) for reject in rejects]
-    await _keep(connection, tenant_id, source, {_digest(reject): reject for reject in cleaned})
+    found = {_digest(reject): reject for reject in cleaned}
+    await _keep(connection, tenant_id, source, found, Counter(map(_digest, cleaned)))
 
 
 async def keep_sample(
@@ -39,21 +41,27 @@ async def keep_sample(
     """Keep one sample of a body a (stream, reason): bodies of error pages differ each time, the reason does not."""
     reason = holdable(reason) or ""
     digest = hashlib.sha256(b"body\0" + reason.encode()).digest()
-    await _keep(connection, tenant_id, source, {digest: model.Reject(reason, sample)})
+    await _keep(connection, tenant_id, source, {digest: model.Reject(reason, sample)}, {digest: 1})
 
 
 async def _keep(
-    connection: pool.Connection, tenant_id: UUID, source: str, found: Mapping[bytes, model.Reject]
+    connection: pool.Connection,
+    tenant_id: UUID,
+    source: str,
+    found: Mapping[bytes, model.Reject],
+    seen: Mapping[bytes, int],
 ) -> None:
     rows = await connection.fetch(
         """
-        UPDATE alertwell.reject SET seen_count = seen_count + 1, last_seen_at = now()
-        WHERE tenant_id = $1 AND source = $2 AND digest = ANY ($3::bytea[])
-        RETURNING digest
+        UPDATE alertwell.reject r SET seen_count = r.seen_count + i.seen, last_seen_at = now()
+        FROM unnest($3::bytea[], $4::bigint[]) AS i (digest, seen)
+        WHERE r.tenant_id = $1 AND r.source = $2 AND r.digest = i.digest
+        RETURNING r.digest
         """,
         tenant_id,
         source,
         list(found),
+        [seen[digest] for digest in found],
     )
     known = {row["digest"] for row in rows}
     new = {digest: reject for digest, reject in found.items() if digest not in known}
@@ -61,12 +69,13 @@ async def _keep(
         return
     kept, beyond = await _fitting(connection, tenant_id, source, new)
     if kept:
-        await _insert(connection, tenant_id, source, kept, 1)
+        await _insert(connection, tenant_id, source, kept, seen)
     if beyond:
         day = await connection.fetchval("SELECT current_date::text")
         sample = model.Reject(_BEYOND, next(iter(beyond.values())).raw[:_SAMPLE])
         digest = hashlib.sha256(b"beyond\0" + day.encode()).digest()
-        await _insert(connection, tenant_id, source, {digest: sample}, len(beyond))
+        count = sum(seen[each] for each in beyond)
+        await _insert(connection, tenant_id, source, {digest: sample}, {digest: count})
 
 
 async def _fitting(
@@ -107,13 +116,13 @@ async def _insert(
     tenant_id: UUID,
     source: str,
     rejects: Mapping[bytes, model.Reject],
-    times: int,
+    seen: Mapping[bytes, int],
 ) -> None:
     await connection.execute(
         """
         INSERT INTO alertwell.reject AS r (tenant_id, source, digest, reason, raw, seen_count)
-        SELECT $1, $2, digest, reason, raw, $6
-        FROM unnest($3::bytea[], $4::text[], $5::bytea[]) AS i (digest, reason, raw)
+        SELECT $1, $2, digest, reason, raw, seen
+        FROM unnest($3::bytea[], $4::text[], $5::bytea[], $6::bigint[]) AS i (digest, reason, raw, seen)
         ON CONFLICT (tenant_id, source, digest)
         DO UPDATE SET seen_count = r.seen_count + excluded.seen_count, last_seen_at = now()
         """,
@@ -122,7 +131,7 @@ async def _insert(
         list(rejects),
         [reject.reason for reject in rejects.values()],
         [reject.raw for reject in rejects.values()],
-        times,
+        [seen[digest] for digest in rejects],
     )
 
 

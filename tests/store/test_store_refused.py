@@ -97,7 +97,7 @@ async def test_rejects_count_up(owner: rows.Owner, pool: asyncpg.Pool):
     found = await pool.fetch(
         "SELECT reason, seen_count, last_seen_at > received_at FROM alertwell.reject ORDER BY id"
     )
-    assert found == [("not JSON", 2, True), ("not an object: array", 1, False)]
+    assert found == [("not JSON", 3, True), ("not an object: array", 1, False)]
 
 
 async def test_a_sample_a_reason(owner: rows.Owner, pool: asyncpg.Pool):
