@@ -104,7 +104,9 @@ class Worker:
                     self._due_now(owned)
 
     def start_due(self) -> None:
-        """Start what is due, live work first, then gaps, while there are slots. The tick calls it, and a freed slot that somebody waits for."""
+        """Start what is due, live work first, then gaps, while there are slots. The tick calls it, and a freed slot that somebody
+        waits for.
+        """
         now = time.monotonic()
         if self._slots.closing or now >= self.may_poll_until:
             return
