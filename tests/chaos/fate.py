@@ -57,6 +57,16 @@ class Fate:
             died.cancel()
             await asyncio.gather(died, return_exceptions=True)
 
+    def arm(self, awaits: int, strike: Strike) -> None:
+        """Strike so many awaits from now."""
+        self._at = len(self.places) + awaits
+        self._strike = strike
+        self.struck = False
+
+    def disarm(self) -> None:
+        """Strike no more."""
+        self._at = None
+
     def others(self) -> set[asyncio.Task[Any]]:
         """Tasks under way besides the one that asks."""
         return {task for task in self._tasks if not task.done()} - {asyncio.current_task()}
@@ -141,3 +151,15 @@ def factory(
     """A task factory: whoever is born to the fated shares their fate."""
     fate = _FATE.get()
     return asyncio.Task(work, loop=loop, **options) if fate is None else fate.task(work, **options)
+
+
+async def sent(_: Any) -> bool:
+    """Dead as soon as something was sent: the server may do it, or not."""
+    return True
+
+
+async def answered(awaited: Any) -> bool:
+    """Dead when the answer has come, and nobody has read it."""
+    if awaited is not None:
+        await asyncio.wait([awaited], timeout=1)
+    return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import random
@@ -122,23 +121,11 @@ async def struck(
     await lived.dense()
 
 
-async def sent(_: Any) -> bool:
-    """Dead as soon as something was sent: the server may do it, or not."""
-    return True
-
-
-async def answered(awaited: Any) -> bool:
-    """Dead when the answer has come, and nobody has read it."""
-    if awaited is not None:
-        await asyncio.wait([awaited], timeout=1)
-    return True
-
-
 KILLED = [
-    pytest.param(answered, 9, id="some answered"),
-    pytest.param(sent, 5, id="some sent"),
-    pytest.param(answered, None, id="all answered", marks=pytest.mark.chaos),
-    pytest.param(sent, None, id="all sent", marks=pytest.mark.chaos),
+    pytest.param(fate.answered, 9, id="some answered"),
+    pytest.param(fate.sent, 5, id="some sent"),
+    pytest.param(fate.answered, None, id="all answered", marks=pytest.mark.chaos),
+    pytest.param(fate.sent, None, id="all sent", marks=pytest.mark.chaos),
 ]
 
 
@@ -176,7 +163,7 @@ async def test_connections_cut_at_any_await_cost_nothing(lived, most):
         await lived.complete(tenant_id)
 
 
-@pytest.mark.parametrize("strike", [answered, pytest.param(sent, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("strike", [fate.answered, pytest.param(fate.sent, marks=pytest.mark.chaos)])
 async def test_a_replica_killed_at_any_await_of_a_handover_costs_nothing(lived, strike):
     """Whoever dies while it gives tenants to another replica: nobody has a tenant twice, its late writes are refused."""
     await enrol(lived, 4)
