@@ -34,7 +34,8 @@ class Fate:
         self.dead = asyncio.Event()
         self._at = at
         self._strike = strike
-        self._buried = asyncio.Event()
+        self._over = asyncio.Event()
+        self._buried = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -71,9 +72,16 @@ class Fate:
         """Tasks under way besides the one that asks."""
         return {task for task in self._tasks if not task.done()} - {asyncio.current_task()}
 
+    async def revive(self) -> None:
+        """It was a pause: all of it goes on, to its end."""
+        self.dead.clear()
+        self._over.set()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     async def bury(self) -> None:
         """Let what is dead unwind. Its connections must be cut by now."""
-        self._buried.set()
+        self._buried = True
+        self._over.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -120,13 +128,13 @@ class Fate:
 
     async def _grave(self) -> BaseException | None:
         """Where the dead wait; what they unwind with in the end."""
-        if not self.dead.is_set() or self._buried.is_set():
+        if not self.dead.is_set() or self._buried:
             return None
         try:
-            await self._buried.wait()
+            await self._over.wait()
         except asyncio.CancelledError as cancelled:
             return cancelled
-        return asyncio.CancelledError()
+        return asyncio.CancelledError() if self._buried else None
 
 
 def _place(work: Any) -> Place:

@@ -105,7 +105,7 @@ class World:
                 metrics=self.metrics,
             )
             replica_id = uuid4()
-            working = worker.Worker(desk, replica_id, slots=4, budget=60)
+            working = worker.Worker(desk, replica_id, slots=8, budget=60)
             owner = ownership.Ownership(
                 database,
                 working,
