@@ -21,7 +21,7 @@ from service import errors, intervals, model
 from service.ingest import ownership, plan, reading, worker
 from service.metrics import Metrics
 from service.simulator import ticks
-from service.store import feed, pool, ranges
+from service.store import enrolments, feed, pool, ranges
 from tests.chaos import direct, fate
 from tests.ingest import stages
 
@@ -92,10 +92,12 @@ class World:
         lot: fate.Fate | None = None,
         *,
         ahead: timedelta = timedelta(),
+        dsn: str | None = None,
+        ttl: float = TTL,
         sender: Callable[[reading.Sender], reading.Sender] = lambda sender: sender,
     ) -> AsyncIterator[Replica]:
-        """A replica of this fate; its clock is `ahead`."""
-        async with pool.open_database(self.dsn, size=4) as database:
+        """A replica of this fate; its clock is `ahead`, it reaches the database by `dsn`."""
+        async with pool.open_database(dsn or self.dsn, size=4) as database:
             desk = reading.Desk(
                 sender=sender(direct.Direct(self.api, self.hand)),
                 database=database,
@@ -113,7 +115,7 @@ class World:
                 replica_id=replica_id,
                 host="bench",
                 version="0",
-                ttl=TTL,
+                ttl=ttl,
                 forget=lambda _: None,
             )
             yield Replica(database, working, owner, replica_id, lot or fate.Fate())
@@ -149,6 +151,19 @@ class World:
             self.now - timedelta(seconds=2),
             self.rules.overlap,
         )
+
+    async def enrol(self, count: int, after: int = 0) -> list[str]:
+        """So many tenants of two streams each, numbered on from `after`; an hour is wanted."""
+        tenant_ids = [str(UUID(int=number, version=4)) for number in range(after + 1, after + count + 1)]
+        for tenant_id in tenant_ids:
+            self.api.shown.add_tenant(tenant_id, tenant_id)
+        streams: dict[str, Any] = {source: {} for source in SOURCES}
+        await enrolments.enrol(
+            self.database,
+            [enrolments.Enrolment(model.Tenant(UUID(each), each), streams) for each in tenant_ids],
+            lookback=timedelta(hours=1),
+        )
+        return tenant_ids
 
     async def succeed(self, *tenant_ids: str) -> None:
         """Let the time to live of whoever died pass, and a new replica make the tenants well."""

@@ -8,7 +8,6 @@ import random
 import signal
 import tempfile
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,7 +17,7 @@ import pytest
 
 from service import errors, model
 from service.simulator import filing, ticks, world
-from service.store import enrolments, leases, schema
+from service.store import leases, schema
 from service.store import pool as doors
 from service.store.embedded import Cluster
 from tests import postgres as servers
@@ -30,32 +29,13 @@ LATE = 35 * 60
 """Seconds: later than the overlap, so the sweep finds it and the overlap grows."""
 
 
-async def enrol(lived: lives.World, count: int, after: int = 0) -> list[str]:
-    """So many tenants of two streams each, numbered on from `after`; an hour is wanted."""
-    shown = lived.api.shown
-    tenant_ids = [str(UUID(int=number, version=4)) for number in range(after + 1, after + count + 1)]
-    for tenant_id in tenant_ids:
-        shown.add_tenant(tenant_id, tenant_id)
-    await enrolments.enrol(
-        lived.database,
-        [
-            enrolments.Enrolment(
-                model.Tenant(UUID(each), shown.tenants[each].name), {source: {} for source in lives.SOURCES}
-            )
-            for each in tenant_ids
-        ],
-        lookback=timedelta(hours=1),
-    )
-    return tenant_ids
-
-
 async def settle(lived: lives.World, count: int, after: int = 0) -> list[str]:
     """So many tenants that a replica has read, which died since; with news of every kind for the next one to find.
 
     New alerts, newer versions of held ones, more than a page holds, one that came later than the overlap, a record that
     cannot be read, and a gap.
     """
-    tenant_ids = await enrol(lived, count, after)
+    tenant_ids = await lived.enrol(count, after)
     shown, now = lived.api.shown, lived.hand()
     desks, keys = {}, {}
     for tenant_id in tenant_ids:
@@ -186,7 +166,7 @@ async def test_connections_cut_at_any_await_cost_nothing(lived, most):
 @pytest.mark.parametrize("strike", [fate.answered, pytest.param(fate.sent, marks=pytest.mark.chaos)])
 async def test_a_replica_killed_at_any_await_of_a_handover_costs_nothing(lived, strike):
     """Whoever dies while it gives tenants to another replica: nobody has a tenant twice, its late writes are refused."""
-    await enrol(lived, 4)
+    await lived.enrol(4)
     awaits = itertools.count(1)
     died = True
     while died:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from contextlib import AsyncExitStack
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 
 import pytest
 
-from service import app
-from service.simulator import chaos, server
-from service.simulator import ticks as time
+from service.simulator import chaos, ticks
 from tests.chaos.relay import relay
 from tests.ingest import processes, stages
 from tests.ingest.stages import CONTOSO, FABRIKAM
@@ -67,45 +66,44 @@ async def once_each(stage, *tenant_ids):
     assert changes == await stage.books.rows.fetchval("SELECT sum(revision) FROM alertwell.alert")
 
 
-async def test_a_replica_cut_off_from_the_database_stops_and_writes_nothing_late(stage, tmp_path):
-    """Its polls end with its heartbeat's time to live; what it had fetched is refused once the network is back."""
-    stages.file(stage.shown, CONTOSO, "before", stage.shown.clock())
-    await stage.enrol(CONTOSO)
-    async with (
-        relay(stage.dsn) as network,
-        server.Simulator(stage.shown, directory=tmp_path / "another") as another,
-        AsyncExitStack() as stack,
-    ):
-        lost = await stack.enter_async_context(app.collector(stage.config(), network.dsn))
-        await stage.stored()
-        # an answer that takes its time: it comes when the database is out of reach
-        since = await moment(stage)
-        stages.file(stage.shown, CONTOSO, "fetched by both", stage.shown.clock())
-        stage.simulator.plan("siem", CONTOSO, chaos.Fault("slow", seconds=1))
-        await until(lambda: stage.simulator.counters["fault:slow"])
-        network.cut()
-        elsewhere = {
-            "authority_url": another.authority_url,
-            "siem_url": another.siem_url,
-            "ca_file": another.ca_file,
-        }
-        heir = await stack.enter_async_context(stage.collecting(**elsewhere))
-        assert await owner_is_not(stage, lost.replica_id) == heir.replica_id
-        asked = stage.simulator.counters["siem"]
-        stages.file(stage.shown, CONTOSO, "while it was away", stage.shown.clock())
-        await stage.stored()
-        rounds = another.counters["siem"]
-        await another.reached("siem", rounds + 2)
-        assert stage.simulator.counters["siem"] == asked, "it polled on without a heartbeat"
-        stored = await polls_of(stage, lost.replica_id, since)
-        mended = await moment(stage)
-        network.mend()
-        await beats(stage, lost.replica_id, mended)
-        assert not lost.failed.done()
-        await once_each(stage, CONTOSO)
-    assert await polls_of(stage, lost.replica_id, since, mended) == stored, (
-        "it stored what it had fetched before"
-    )
+async def test_a_replica_cut_off_from_the_database_stops_and_writes_nothing_late(lived):
+    """What it had fetched is refused once the network is back; it starts no poll that its last heartbeat does not cover."""
+    (tenant_id,) = await lived.enrol(1)
+    stages.file(lived.api.shown, tenant_id, "a:1", lived.hand() - 20 * ticks.MINUTE)
+    async with relay(lived.dsn) as network:
+        fetched = asyncio.Event()
+
+        class Slow:
+            """Answers, and then the network is cut."""
+
+            def __init__(self, sender):
+                self._sender = sender
+
+            @asynccontextmanager
+            async def send(self, access, request):
+                async with self._sender.send(access, request) as answer:
+                    network.cut()
+                    fetched.set()
+                    yield answer
+
+        async with lived.replica(dsn=network.dsn, ttl=0.05, sender=Slow) as lost:
+            living = lost.fate.begin(lost.once())
+            await fetched.wait()
+            await lived.succeed(tenant_id)
+            await lived.complete(tenant_id)
+            asked = lived.api.asked[tenant_id]
+            polls = await lived.rows.fetchval("SELECT count(*) FROM alertwell.poll")
+            assert not living.done()
+            network.mend()
+            await living
+            assert stages.series(lived.metrics)["alertwell_leases_lost_total"] >= 1
+            assert time.monotonic() > lost.worker.may_poll_until
+            lost.worker.wake(["new", "ok", "catching_up"])
+            lost.worker.start_due()
+            assert not lost.fate.others()
+            assert lived.api.asked[tenant_id] == asked
+            assert await lived.rows.fetchval("SELECT count(*) FROM alertwell.poll") == polls
+            await lived.complete(tenant_id)
 
 
 async def test_a_replica_that_was_paused_writes_nothing_late(stage):
@@ -147,7 +145,7 @@ async def test_replicas_killed_at_random_lose_and_double_nothing(stage, kills):
     tenants = (CONTOSO, FABRIKAM)
     now = stage.shown.clock()
     for tenant_id in tenants:
-        stage.shown.add_backlog(tenant_id, 100 * kills, since=now - 3500 * time.SECOND, until=now)
+        stage.shown.add_backlog(tenant_id, 100 * kills, since=now - 3500 * ticks.SECOND, until=now)
     await stage.enrol(*tenants)
     small = {"ALERTWELL_MAX_BODY_BYTES": "65536", "ALERTWELL_MAX_BYTES_IN_FLIGHT": "262144"}
     async with AsyncExitStack() as stack:

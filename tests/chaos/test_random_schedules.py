@@ -15,9 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service import errors, intervals, model
+from service import errors, intervals
 from service.simulator import filing, ticks, world
-from service.store import enrolments
 from tests.chaos import direct, fate, lives
 from tests.ingest import stages
 
@@ -184,14 +183,7 @@ async def course(schedule: list[tuple[Any, ...]], made: lives.World, numbers: It
     api = direct.Api(world.World(7, hand))
     rules = replace(made.rules, sweep_span=timedelta(days=60))
     lived = lives.World(api, hand, made.dsn, made.rows, made.database, made.metrics, rules)
-    tenant_id = str(UUID(int=next(numbers), version=4))
-    api.shown.add_tenant(tenant_id, tenant_id)
-    streams: dict[str, Any] = {source: {} for source in lives.SOURCES}
-    await enrolments.enrol(
-        made.database,
-        [enrolments.Enrolment(model.Tenant(UUID(tenant_id), tenant_id), streams)],
-        lookback=timedelta(hours=1),
-    )
+    (tenant_id,) = await lived.enrol(1, after=next(numbers))
     await lived.alone(tenant_id)
     async with AsyncExitStack() as stack:
         tried = Course(lived, tenant_id, stack)
@@ -220,7 +212,7 @@ def schedules(examples: int, *, same: bool) -> Callable[[Any], Any]:
 @pytest.fixture
 def numbers() -> Iterator[int]:
     """Tenants that no example had before."""
-    return itertools.count(1)
+    return itertools.count(0)
 
 
 @schedules(5, same=True)
