@@ -23,6 +23,7 @@ from service.store.embedded import Cluster
 from tests import postgres as servers
 from tests.chaos import direct, fate, lives
 from tests.ingest import stages
+from tests.ingest.waiting import until
 
 MINUTE = ticks.MINUTE
 LATE = 35 * 60
@@ -124,6 +125,20 @@ async def test_a_replica_killed_at_any_await_costs_nothing(lived, strike, most):
             await fated.bury()
 
 
+async def _left_nothing_open(lived: lives.World) -> bool:
+    """End what a pause left open, as PostgreSQL does after a while (idle_in_transaction_session_timeout); one may wait for
+    another one's locks.
+    """
+    states = await lived.rows.fetch(
+        """
+        SELECT state, CASE WHEN state = 'idle in transaction' THEN pg_terminate_backend(pid, 1000) END
+        FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'alertwell' AND state <> 'idle'
+        """
+    )
+    return not states
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("most", [3, pytest.param(None, marks=pytest.mark.chaos)])
 async def test_a_replica_paused_at_any_await_writes_nothing_late(lived, most):
@@ -131,11 +146,7 @@ async def test_a_replica_paused_at_any_await_writes_nothing_late(lived, most):
     async for tenant_id, fated in struck(lived, fate.answered, most):
         async with lived.replica(fated) as paused:
             await fated.end(paused.whole())
-            # what it left open, PostgreSQL ends by itself after a while (idle_in_transaction_session_timeout)
-            await lived.rows.execute(
-                "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE state = 'idle in transaction'"
-                " AND datname = current_database() AND application_name = 'alertwell'"
-            )
+            await until(lambda: _left_nothing_open(lived))
             await lived.succeed(tenant_id)
             await lived.complete(tenant_id)
             await fated.revive()
