@@ -118,7 +118,13 @@ class World:
                 ttl=ttl,
                 forget=lambda _: None,
             )
-            yield Replica(database, working, owner, replica_id, lot or fate.Fate())
+            made = Replica(database, working, owner, replica_id, lot or fate.Fate())
+            try:
+                yield made
+            finally:
+                if made.fate.dead.is_set():
+                    made.cut()
+                await made.fate.bury()
 
     async def live(self, replica: Replica, *tenant_ids: str) -> None:
         """Let it live until these tenants are well, through whatever happens to its connections; then it resigns."""
