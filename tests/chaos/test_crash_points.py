@@ -126,12 +126,10 @@ async def test_a_replica_killed_at_any_await_costs_nothing(lived, strike, most):
 
 
 async def _left_nothing_open(lived: lives.World) -> bool:
-    """End what a pause left open, as PostgreSQL does after a while (idle_in_transaction_session_timeout); one may wait for
-    another one's locks.
-    """
+    """End what waits for the paused one in the middle of something; one may wait for another one's locks."""
     states = await lived.rows.fetch(
         """
-        SELECT state, CASE WHEN state = 'idle in transaction' THEN pg_terminate_backend(pid, 1000) END
+        SELECT CASE WHEN wait_event = 'ClientRead' THEN pg_terminate_backend(pid, 1000) END
         FROM pg_stat_activity
         WHERE datname = current_database() AND application_name = 'alertwell' AND state <> 'idle'
         """
