@@ -59,7 +59,7 @@ class Collector:
     metrics: Metrics
     port: int
     failed: asyncio.Future[None]
-    """Ends with an exception when a root task dies: then the process should end too."""
+    """Ends with an exception when a root task dies, or the schema needs newer software: then the process should end too."""
     public_port: int | None = None
     """Where the consent callback listens, where it does."""
 
@@ -192,10 +192,22 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             measured.feed_unnumbered.set(behind.unnumbered)
             measured.feed_oldest_unnumbered_seconds.set(behind.oldest_seconds)
 
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def fits() -> None:
+            # a migration has ended what this version needs: it would only fail, poll by poll
+            try:
+                await schema.check(control)
+            except errors.SchemaMismatch as mismatch:
+                if not failed.done():
+                    _log.error("schema_mismatch", error=str(mismatch))
+                    failed.set_exception(mismatch)
+
         keep = retention.Keep(
             config.retention, config.retention_changes, config.retention_polls, config.retention_rejects
         )
         clock.every(ttl / 4, owner.round, name="ownership")
+        clock.every(ttl / 4, fits, name="schema")
         clock.every(_TICK, tick, name="tick")
         clock.every(_TICK, owner.look, name="roster")
         clock.every(_TICK, proofs.round, name="proofs")
@@ -206,7 +218,6 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         clock.every(_HORIZON_EVERY, ends.round, name="horizon")
         clock.every(_RETENTION_EVERY, partial(retention.prune, control, keep), name="retention")
 
-        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await stack.enter_async_context(_root_task("sequencer", sequencer.run(control), failed))
         await stack.enter_async_context(clock)
         # first of all at the end: heartbeats go on while running polls get their grace

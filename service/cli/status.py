@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Grade = Literal["OK", "WARNING", "CRITICAL"]
 CODES: Final[dict[Grade, int]] = {"OK": 0, "WARNING": 1, "CRITICAL": 2}
 MOST_LISTED: Final = 20
+MOST_NAMED: Final = 3
 
 EPILOG: Final = epilog.lines(
     """
@@ -25,6 +26,7 @@ EPILOG: Final = epilog.lines(
       alertwell status
       alertwell status --max-age 5m
       alertwell status --json | jq .oldest.data_age_seconds
+      alertwell status --json | jq -r '.replicas[] | .host as $host | .polls[] | [$host, .name] | @tsv'
 
     With --max-age, for Nagios and its kin (the first line says what it is, with performance data):
       0  OK        all data are younger, nothing is missing
@@ -162,7 +164,7 @@ def _print(seen: reports.Overview) -> None:
     output.say(f"replicas  {len(alive)} alive{polled}")
     if seen.replicas:
         output.table(
-            ("host", "replica", "version", "started", "last heartbeat", "tenants", ""),
+            ("host", "replica", "version", "started", "last heartbeat", "", "tenants"),
             [
                 (
                     r["host"],
@@ -170,8 +172,8 @@ def _print(seen: reports.Overview) -> None:
                     r["version"],
                     output.when(r["started_at"]),
                     output.when(r["heartbeat_at"]),
-                    r["tenants"],
                     "" if r["alive"] else "dead",
+                    _polled(r),
                 )
                 for r in seen.replicas
             ],
@@ -241,6 +243,13 @@ async def _ending(loaded: Settings, opened: pool.Database) -> list[str]:
         endings = [*(shared.Shared(app).horizons() if app else ()), *endings]
     now = datetime.now(UTC)
     return [each.said(now) for each in endings if each.step(now) is not None]
+
+
+def _polled(replica: dict[str, Any]) -> str:
+    """How many tenants a replica polls, and the first of them by name."""
+    named = [_nagios_text(each["name"]) for each in replica["polls"][:MOST_NAMED]]
+    more = ["…"] if len(replica["polls"]) > MOST_NAMED else []
+    return f"{replica['tenants']}" + (f": {', '.join(named + more)}" if named else "")
 
 
 def _alive(seen: reports.Overview) -> list[dict[str, Any]]:

@@ -146,7 +146,10 @@ async def overview(database: pool.Database, *, ttl: float) -> Overview:
         database,
         """
         SELECT r.replica_id, r.host, r.version, r.started_at, r.heartbeat_at,
-               r.heartbeat_at > now() - make_interval(secs => $1) AS alive, count(t.tenant_id)::int AS tenants
+               r.heartbeat_at > now() - make_interval(secs => $1) AS alive, count(t.tenant_id)::int AS tenants,
+               coalesce(jsonb_agg(jsonb_build_object('tenant_id', t.tenant_id, 'name', t.name)
+                                  ORDER BY lower(t.name), t.tenant_id)
+                        FILTER (WHERE t.tenant_id IS NOT NULL), '[]') AS polls
         FROM alertwell.replica r
         LEFT JOIN alertwell.lease l ON l.owner = r.replica_id
         LEFT JOIN alertwell.tenant t ON t.tenant_id = l.tenant_id AND t.state = 'active'

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 Way = Literal["open", "slow", "silent", "cut"]
 _PIECE = 16 * 1024
 
 
 class Relay:
-    """`async with Relay(port) as relay`: what connects to `relay.port` reaches that port of 127.0.0.1 as `relay.way` allows.
+    """`async with Relay(target) as relay`: what connects to `relay.port` reaches its target as `relay.way` allows: a port of
+    127.0.0.1, or the path of a socket.
 
     slow: every piece waits `pause` seconds; silent: nothing passes and nothing ends, as where packets are lost; cut: connections
     are reset, and new ones too.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int | str) -> None:
         self.way: Way = "open"
         self.pause = 0.0
         self.port = 0
@@ -60,7 +64,7 @@ class Relay:
                 await self._changed.wait()
             if self.way == "cut":
                 return
-            further, back = await asyncio.open_connection("127.0.0.1", self._target)
+            further, back = await self._reach()
             self._writers.add(back)
             try:
                 await asyncio.gather(self._carry(reader, back), self._carry(further, writer))
@@ -73,6 +77,11 @@ class Relay:
             self._writers.discard(writer)
             writer.transport.abort()
 
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._target, str):
+            return await asyncio.open_unix_connection(self._target)
+        return await asyncio.open_connection("127.0.0.1", self._target)
+
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while piece := await reader.read(_PIECE):
             while self.way == "silent":
@@ -83,3 +92,15 @@ class Relay:
             await writer.drain()
         # one side has ended: a half-open connection to a database is of no use
         raise ConnectionResetError
+
+
+@asynccontextmanager
+async def relayed(dsn: str) -> AsyncIterator[tuple[Relay, str]]:
+    """A relay in front of the database at this address, and the address that leads through it."""
+    parts = urlsplit(dsn)
+    query = parse_qs(parts.query)
+    host = query.get("host", [parts.hostname or "localhost"])[0]
+    port = int(query.get("port", [str(parts.port or 5432)])[0])
+    async with Relay(f"{host}/.s.PGSQL.{port}" if host.startswith("/") else port) as relay:
+        user = parts.netloc.rpartition("@")[0]
+        yield relay, f"postgresql://{user}@127.0.0.1:{relay.port}{parts.path}"

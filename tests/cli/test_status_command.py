@@ -39,7 +39,18 @@ def test_for_people(alertwell):
     assert "gaps      none" in shown
     assert "feed      head 0" in shown
     assert "replicas  1 alive, 1 active tenant polled by nobody" in shown
-    assert "box-1" in shown
+    (replica,) = [line for line in shown.splitlines() if "box-1" in line]
+    assert replica.split()[1:3] == [B[:8], "0.1.0"]
+    assert replica.endswith("1: Fabrikam / Sons")
+
+
+@pytest.mark.usefixtures("collected")
+def test_who_polls_what(alertwell):
+    """--json names each replica with its version, its heartbeat and all tenants that it polls."""
+    (replica,) = json.loads(alertwell("status", "--json").stdout)["replicas"]
+    assert (replica["replica_id"], replica["version"], replica["alive"]) == (B, "0.1.0", True)
+    assert replica["heartbeat_at"] is not None
+    assert (replica["tenants"], replica["polls"]) == (1, [{"name": "Fabrikam | Sons", "tenant_id": B}])
 
 
 @pytest.mark.usefixtures("collected")
