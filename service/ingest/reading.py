@@ -160,10 +160,9 @@ async def read(
             proof = _proof(desk, stream, whole, date) if window.kind != "sweep" else proof
             moved = plan.watermark(stream, whole, times)
         swept = sweep.after(stream, shown) if window.kind == "sweep" else stream.sweep
-        sorted_alerts = await alerts.sort(desk.database, stream.tenant_id, stream.source, page.alerts)
-        sorted_incidents = await incidents.sort(
-            desk.database, stream.tenant_id, stream.source, page.incidents
-        )
+        key, server = (desk.database, stream.tenant_id, stream.source), lease.server
+        sorted_alerts = await alerts.sort(*key, page.alerts, of=server)
+        sorted_incidents = await incidents.sort(*key, page.incidents, of=server)
         coverage = stream.coverage | proof
         dropped = plan.excess(coverage)
         top = sorted_incidents if page.incidents or page.nested else sorted_alerts

@@ -17,9 +17,10 @@ _log = structlog.get_logger(__name__)
 async def run(database: pool.Database) -> None:
     """Number changes for ever; the database's absence is waited out. Ends only by cancellation."""
     quiet = True
+    seen = feed.Seen()
     while True:
         try:
-            numbered = await feed.number(database)
+            numbered = await feed.number(database, seen)
         except errors.DatabaseUnavailable as error:
             if quiet:
                 _log.warning("sequencer_waits", error=str(error))

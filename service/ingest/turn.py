@@ -57,6 +57,8 @@ class Turn:
         )
         self.lease_lost = False
         """Whether the lease is over: another replica has the tenant, or this poll made its epoch grow."""
+        self.database_error: str | None = None
+        """Why the database could not be read or written, where that ended the poll."""
         self.enrolled: streams.Owned | None = None
         """A stream that stands in for this one: for this owner to poll, if it does not yet."""
 
@@ -75,6 +77,7 @@ class Turn:
             self._desk.metrics.leases_lost.inc()
         except errors.DatabaseUnavailable as failure:
             outcome, error = "database", str(failure)
+            self.database_error = str(failure)
             self._later(_DATABASE_PAUSE * (1 + self._dice.random()))
         except Exception as bug:
             # one stream's bug must not stop it for ever, nor anyone else
@@ -250,8 +253,9 @@ class Turn:
                 count=tally.late,
                 greatest_lateness_seconds=round(tally.greatest.total_seconds()),
             )
-        # idle polls would drown the rest
-        say = _log.info if tally.stored or outcome != "complete" or error else _log.debug
+        # idle polls would drown the rest; an outage of the database is said once, for all polls that it ends
+        quiet = outcome == "database" or (outcome == "complete" and not error)
+        say = _log.debug if quiet and not tally.stored else _log.info
         counts = tally.counts
         say(
             "poll",

@@ -19,7 +19,7 @@ from uuid import UUID
 import structlog
 
 from service import causes, model
-from service.ingest import plan, reading
+from service.ingest import outage, plan, reading
 from service.ingest.owned import Owned
 from service.ingest.slots import Slots
 from service.ingest.turn import Turn
@@ -55,7 +55,8 @@ class Worker:
         self.may_poll_until = 0.0
         """Monotonic: ownership moves it with each heartbeat; beyond it our leases may be somebody else's."""
         self.lease_lost = asyncio.Event()
-        """Set when a poll found its lease gone: ownership looks again at once."""
+        """Set when a poll found its lease gone, or no database: ownership looks again at once."""
+        self.outage = outage.Outage()
 
     @property
     def leases(self) -> dict[UUID, model.Lease]:
@@ -95,7 +96,7 @@ class Worker:
     def start_due(self) -> None:
         """Start what is due, live work first, then gaps, while there are slots. The tick and every freed slot call it."""
         now = time.monotonic()
-        if self._slots.closing or now >= self.may_poll_until:
+        if self._slots.closing or now >= self.may_poll_until or not self.outage.over:
             return
         while self._heap and self._slots.free and self._heap[0][0] <= now:
             due, _, ticket, owned = heapq.heappop(self._heap)
@@ -195,6 +196,9 @@ class Worker:
         )
         try:
             await turn.take()
+            if turn.database_error is not None:
+                self.outage.struck(turn.database_error)
+                self.lease_lost.set()  # is it this poll's trouble alone, or is nothing there?
         finally:
             self._ended(owned, lost=turn.lease_lost)
         if turn.enrolled is not None and self._current(owned):
