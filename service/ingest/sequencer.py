@@ -10,7 +10,7 @@ from service import errors
 from service.store import feed, pool
 
 _EVERY = 0.5
-_PAUSE = 5.0
+_PAUSE = 1.0
 _log = structlog.get_logger(__name__)
 
 

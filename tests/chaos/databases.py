@@ -183,6 +183,7 @@ class Reader:
     stage: stages.Stage
     seqs: list[int] = field(default_factory=list)
     full_ids: list[str] = field(default_factory=list)
+    trouble: BaseException | None = None
 
     async def follow(self) -> None:
         """For ever."""
@@ -193,7 +194,8 @@ class Reader:
                 )
             except asyncpg.InvalidParameterValueError:  # beyond the head: as documented, try again
                 rows = []
-            except (TimeoutError, *AWAY):
+            except (TimeoutError, *AWAY) as error:
+                self.trouble = error
                 await asyncio.sleep(0.2)
                 continue
             for row in rows:
@@ -214,7 +216,12 @@ async def reading(stage: stages.Stage) -> AsyncIterator[Reader]:
     try:
         yield reader
         held = {row["full_id"] for row in await stage.books.rows.fetch("SELECT full_id FROM alertwell.alert")}
-        await until(lambda: held <= set(reader.full_ids), 60, saying=lambda: held - set(reader.full_ids))
+        await until(
+            lambda: task.done() or held <= set(reader.full_ids),
+            60,
+            saying=lambda: (held - set(reader.full_ids), reader.seqs[-1:], str(reader.trouble), task),
+        )
+        assert not task.done(), task
         reader.in_order()
     finally:
         task.cancel()

@@ -26,7 +26,7 @@ async def test_a_failover_that_loses_the_last_commits(tmp_path):
     async with databases.pair() as pair, databases.staged(pair.dsn, tmp_path) as stage:
         await stage.enrol(CONTOSO, FABRIKAM)
         with structlog.testing.capture_logs() as logs:
-            async with databases.reading(stage) as reader, stage.collecting() as collector:
+            async with stage.collecting() as collector, databases.reading(stage) as reader:
                 for tenant_id in (CONTOSO, FABRIKAM):
                     stages.file(stage.shown, tenant_id, f"kept {tenant_id}", stage.shown.clock())
                 await databases.all_held(stage)
@@ -45,7 +45,7 @@ async def test_a_failover_that_loses_the_last_commits(tmp_path):
                 assert not [one for one in await databases_held(pair) if one.startswith("lost")]
                 stages.file(stage.shown, CONTOSO, "after", stage.shown.clock())
                 await databases.all_held(stage)
-                await until(lambda: "after" in reader.full_ids, 30, saying=lambda: (reader, logs[-12:]))
+                await until(lambda: "after" in reader.full_ids, 60, saying=lambda: (reader, logs[-12:]))
                 # the very same owner and epoch, of before: nothing of it is written
                 async with stage.database.transaction() as connection:
                     again = await connection.fetchrow(

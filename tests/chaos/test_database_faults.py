@@ -124,7 +124,7 @@ async def test_a_table_that_somebody_locks(database_url, admin_url, tmp_path):
     """Polls wait behind the lock, heartbeats do not: no tenant changes hands, and all is stored once the lock is gone."""
     async with databases.staged(database_url, tmp_path, rows=admin_url) as stage:
         await stage.enrol(CONTOSO, FABRIKAM)
-        async with databases.reading(stage), stage.collecting() as running:
+        async with stage.collecting() as running, databases.reading(stage):
             file(stage, "before")
             await databases.all_held(stage)
             locking = await asyncpg.connect(admin_url)
@@ -223,7 +223,7 @@ async def test_a_disk_that_is_full(database_url, tmp_path, postgres):
             async with databases.staged(database_url, tmp_path, rows=admin) as stage:
                 await stage.enrol(CONTOSO, FABRIKAM)
                 with structlog.testing.capture_logs() as logs:
-                    async with databases.reading(stage), stage.collecting() as running:
+                    async with stage.collecting() as running, databases.reading(stage):
                         file(stage, "before")
                         await databases.all_held(stage)
                         for rows in (100, 10, 1):  # megabytes first, then what is left of them

@@ -29,7 +29,7 @@ async def collect_through(dsn, direct, folder):
                 tenant_id, 60, since=stage.shown.clock() - 30_000_000_000, until=stage.shown.clock()
             )
         await stage.enrol(CONTOSO, FABRIKAM)
-        async with databases.reading(stage), stage.collecting(database_pooler="transaction") as first:
+        async with stage.collecting(database_pooler="transaction") as first, databases.reading(stage):
             await databases.all_held(stage)
             async with stage.collecting(database_pooler="transaction") as second:
 
