@@ -107,11 +107,13 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         served = server.application(probes.Probes(live, ready), measured)
         web = await stack.enter_async_context(server.Server(config.http_host, config.http_port, served))
         database = await stack.enter_async_context(
-            pool.open_database(dsn, size=config.database_pool_size, patient=True)
+            pool.open_database(
+                dsn, size=config.database_pool_size, patient=True, pooler=config.database_pooler
+            )
         )
         # apart from the polls' connections: heartbeats do not queue behind a backlog that is being stored
         control = await stack.enter_async_context(
-            pool.open_database(dsn, size=_CONTROL_CONNECTIONS, patient=True)
+            pool.open_database(dsn, size=_CONTROL_CONNECTIONS, patient=True, pooler=config.database_pooler)
         )
         await pool.patiently(partial(schema.check, control))
         measured.database_up.set(1)

@@ -16,6 +16,7 @@ TenantState = Literal["pending", "active", "paused", "removed"]
 StreamState = Literal["new", "ok", "catching_up", "throttled", "degraded", "needs_attention", "retired"]
 Arrival = Literal["live", "catch_up", "initial", "backfill", "sweep", "fallback"]
 WindowKind = Literal["live", "gap", "sweep"]
+Pooler = Literal["none", "transaction"]
 CredentialKind = Literal["client_secret", "certificate", "federated", "delegated"]
 
 SEVERITIES = ("unknown", "informational", "low", "medium", "high")
@@ -78,11 +79,13 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Which replica owns a tenant; `epoch` fences late writers."""
+    """Which replica owns a tenant; `epoch` fences late writers, `server` those whose picture is another server's."""
 
     tenant_id: UUID
     owner: UUID
     epoch: int
+    server: str
+    """The life of the server that it was taken on (store.servers): after a failover the same epoch may come twice."""
 
 
 @dataclass(frozen=True, slots=True)

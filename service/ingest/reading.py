@@ -162,10 +162,9 @@ async def read(
             if window.kind == "sweep" and shown:
                 swept = await _compared(desk, stream, swept, shown, page)
             usual = stream.volume if foreign else volume.seen(stream.volume, _inside(window, times))
-            sorted_alerts = await alerts.sort(desk.database, stream.tenant_id, stream.source, page.alerts)
-            sorted_incidents = await incidents.sort(
-                desk.database, stream.tenant_id, stream.source, page.incidents
-            )
+            key, server = (desk.database, stream.tenant_id, stream.source), lease.server
+            sorted_alerts = await alerts.sort(*key, page.alerts, of=server)
+            sorted_incidents = await incidents.sort(*key, page.incidents, of=server)
             coverage = stream.coverage | proof
             dropped = plan.excess(coverage)
             top = sorted_incidents if page.incidents or page.nested else sorted_alerts

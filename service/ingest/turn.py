@@ -64,6 +64,8 @@ class Turn:
         )
         self.lease_lost = False
         """Whether the lease is over: another replica has the tenant, or this poll made its epoch grow."""
+        self.database_error: str | None = None
+        """Why the database could not be read or written, where that ended the poll."""
         self.enrolled: streams.Owned | None = None
         """A stream that stands in for this one: for this owner to poll, if it does not yet."""
 
@@ -82,6 +84,7 @@ class Turn:
             self._desk.metrics.leases_lost.inc()
         except errors.DatabaseUnavailable as failure:
             outcome, error = "database", str(failure)
+            self.database_error = str(failure)
             self._later(_DATABASE_PAUSE * (1 + self._dice.random()))
         except Exception as bug:
             # one stream's bug must not stop it for ever, nor anyone else
@@ -294,8 +297,9 @@ class Turn:
                 count=tally.late,
                 greatest_lateness_seconds=round(tally.greatest.total_seconds()),
             )
-        # idle polls would drown the rest, and so would those that fail as the one before did
-        news = (outcome != "complete" or error) and not self._repeated
+        # idle polls would drown the rest, and so would those that fail as the one before did; an outage of the database is said
+        # once, for all polls that it ends
+        news = outcome != "database" and (outcome != "complete" or error) and not self._repeated
         say = _log.info if tally.stored or news else _log.debug
         counts = tally.counts
         say(

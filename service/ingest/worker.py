@@ -20,7 +20,7 @@ from uuid import UUID
 import structlog
 
 from service import causes, model
-from service.ingest import plan, reading
+from service.ingest import outage, plan, reading
 from service.ingest.owned import Owned
 from service.ingest.slots import Patient, Place, Slots
 from service.ingest.turn import Turn
@@ -66,7 +66,8 @@ class Worker:
         self.may_poll_until = 0.0
         """Monotonic: ownership moves it with each heartbeat; beyond it our leases may be somebody else's."""
         self.lease_lost = asyncio.Event()
-        """Set when a poll found its lease gone: ownership looks again at once."""
+        """Set when a poll found its lease gone, or no database: ownership looks again at once."""
+        self.outage = outage.Outage()
 
     @property
     def leases(self) -> dict[UUID, model.Lease]:
@@ -108,7 +109,7 @@ class Worker:
         waits for.
         """
         now = time.monotonic()
-        if self._slots.closing or now >= self.may_poll_until:
+        if self._slots.closing or now >= self.may_poll_until or not self.outage.over:
             return
         while (entry := self._next_due(now)) is not None:
             due, _, _, owned = entry
@@ -240,6 +241,9 @@ class Worker:
         )
         try:
             await turn.take()
+            if turn.database_error is not None:
+                self.outage.struck(turn.database_error)
+                self.lease_lost.set()  # is it this poll's trouble alone, or is nothing there?
         finally:
             owned.slow = place.waited >= self._slots.patience
             self._ended(owned, place, lost=turn.lease_lost)

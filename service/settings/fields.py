@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     database_pool_size: Annotated[int, Field(ge=2, le=1000)] = 16
     """Connections to PostgreSQL for the polls of one process, which has four more for itself. A poll needs one only
     while it stores, so few serve many; times the replicas they must stay below the server's max_connections."""
+    database_pooler: Annotated[Literal["none", "transaction"], BeforeValidator(forms.lowered)] = "none"
+    """What DATABASE_URL leads to: PostgreSQL itself (`none`), or a pooler such as PgBouncer that lends a connection for a
+    `transaction`: then nothing is kept in a session, and `alertwell migrate` needs the server's own address."""
     data_dir: Annotated[Path, BeforeValidator(forms.folder)] = Path(".alertwell")
     """Folder of the embedded database and the demo's certificates; below the working folder, so that nothing
     else is touched."""

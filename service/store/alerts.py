@@ -75,15 +75,21 @@ SELECT ARRAY(SELECT c.full_id FROM changes c) AS changed,
 
 
 async def sort(
-    database: pool.Database, tenant_id: UUID, source: str, alerts: Sequence[model.Alert]
+    database: pool.Database,
+    tenant_id: UUID,
+    source: str,
+    alerts: Sequence[model.Alert],
+    *,
+    of: str | None = None,
 ) -> sorting.Sorted[model.Alert]:
     """Compare keys, times and hashes: nothing that is held already is uploaded, and no row is locked for it.
 
-    A key that PostgreSQL cannot hold is new: storing it makes it a reject.
+    A key that PostgreSQL cannot hold is new: storing it makes it a reject. `of` is the life of the server (`servers`) that
+    the lease was taken on: what another one holds proves nothing.
     """
     if not alerts:
         return sorting.NONE
-    async with database.connection() as connection:
+    async with database.connection(of=of) as connection:
         rows = await connection.fetch(
             f"""
             SELECT k.n::int AS n, a.last_processed_at, a.content_hash, {changes.misdated("a.last_processed_at")} AS misdated

@@ -91,12 +91,17 @@ SELECT ARRAY(SELECT c.full_id FROM changes c) AS changed,
 
 
 async def sort(
-    database: pool.Database, tenant_id: UUID, source: str, incidents: Sequence[model.Incident]
+    database: pool.Database,
+    tenant_id: UUID,
+    source: str,
+    incidents: Sequence[model.Incident],
+    *,
+    of: str | None = None,
 ) -> sorting.Sorted[model.Incident]:
     """Compare keys, times and hashes, as `alerts.sort` does. A key that PostgreSQL cannot hold is new."""
     if not incidents:
         return sorting.NONE
-    async with database.connection() as connection:
+    async with database.connection(of=of) as connection:
         rows = await connection.fetch(
             f"""
             SELECT k.n::int AS n, i.last_update, i.content_hash, {changes.misdated("i.last_update")} AS misdated

@@ -40,9 +40,12 @@ class Progress:
     volume: model.Volume | None = None
 
 
-async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owned]:
-    """The enabled streams of these tenants, each with the credential that counts for it (its own, its tenant's, or none)."""
-    async with database.connection() as connection:
+async def load(database: pool.Database, tenant_ids: Sequence[UUID], *, of: str | None = None) -> list[Owned]:
+    """The enabled streams of these tenants, each with the credential that counts for it (its own, its tenant's, or none).
+
+    `of` is the life of the server (`servers`) that their leases were taken on.
+    """
+    async with database.connection(of=of) as connection:
         rows = await connection.fetch(
             """
             SELECT s.tenant_id, s.source, s.parameters, s.enrolled_at, s.wanted, s.backfill, s.coverage, s.watermark,

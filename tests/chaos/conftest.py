@@ -1,4 +1,4 @@
-"""The fixtures of the collector's tests, for tests of faults; and for those of crashes a world without a network, whose replicas share
+"""The fixtures of the tests of faults; and for those of crashes a world without a network, whose replicas share
 one fate at a time.
 """
 

@@ -138,7 +138,7 @@ async def test_a_late_flush_leaves_a_newer_ownership_alone(bench):
     before.moved, before.last_success_at = True, bench.now
     await bench.books.rows.execute("UPDATE alertwell.lease SET epoch = epoch + 1")
     flushing = streams.flush
-    newer = model.Lease(old.lease.tenant_id, old.lease.owner, old.lease.epoch + 1)
+    newer = model.Lease(old.lease.tenant_id, old.lease.owner, old.lease.epoch + 1, old.lease.server)
 
     async def meanwhile(database, moved):
         ours = await flushing(database, moved)
