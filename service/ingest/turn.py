@@ -162,6 +162,7 @@ class Turn:
         if not self._live and stream.state not in ("ok", "catching_up"):
             return  # gaps alone say nothing about the live window
         tally = self._poll.tally
+        owned.memory.said.clear()
         state = pacing.stored(gaps_left=bool(self._poll.open_gaps()), partial=tally.partial is not None)
         unordered = _UNORDERED if owned.memory.ordered is False else None
         reason = tally.partial or (_UNDATED if tally.undated else tally.notice or unordered)
@@ -197,8 +198,8 @@ class Turn:
         owned.due = owned.gap_due = now + verdict.delay
         if failure.sample:
             self._desk.metrics.source(stream.source).rejected(1)
-        if stream.failures == 0 or (verdict.state == "retired" and stream.state != "retired"):
-            # said once, then quiet until it is over: /metrics and soc.coverage have it all the time
+        if owned.memory.news(f"{verdict.state} {failure}"):
+            # each reason once, then quiet until it is over: /metrics and soc.coverage have it all the time
             _log.warning("stream_failing", state=verdict.state, cause=cause, reason=reason)
         # what nobody answered says neither that the source is gone nor that it is there
         unknown = isinstance(failure, errors.Transient) and not isinstance(failure, errors.BadBody)
