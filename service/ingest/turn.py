@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import structlog
@@ -51,7 +50,7 @@ class Turn:
         self._dice = dice
         self._interval = desk.rules.poll_interval
         self._started = time.monotonic()
-        self._record = storing.Poll(uuid4(), replica_id, datetime.now(UTC))
+        self._record = storing.Poll(uuid4(), replica_id, desk.clock.now())
         self._poll = poll.Poll(
             desk, owned.lease, owned.access, owned.stream, owned.memory, self._record, budget=budget
         )
@@ -153,7 +152,7 @@ class Turn:
         self._moved()
 
     def _moved(self) -> None:
-        self._owned.last_success_at = datetime.now(UTC)
+        self._owned.last_success_at = self._desk.clock.now()
         self._owned.moved = True
 
     async def _complete(self) -> None:

@@ -12,7 +12,6 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import get_args
 from uuid import UUID
 
@@ -116,7 +115,7 @@ class Worker:
 
     def show(self) -> None:
         """Set the gauges that tell of our streams; from memory, so that looking costs the database nothing."""
-        now = datetime.now(UTC)
+        now = self._desk.clock.now()
         states: Counter[str] = Counter()
         waiting: Counter[str] = Counter(dict.fromkeys(causes.CAUSES, 0))
         ages = [0.0]
@@ -151,7 +150,7 @@ class Worker:
     async def flush(self, *, everything: bool = False) -> None:
         """Write the progress of idle polls, in batches. Raises DatabaseUnavailable; what was not written is kept."""
         now = float("inf") if everything else time.monotonic()
-        wall = datetime.now(UTC)
+        wall = self._desk.clock.now()
         moved = [
             (owned, progress)
             for mine in self._owned.values()

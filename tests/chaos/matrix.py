@@ -39,9 +39,9 @@ class Drill:
     """A fault that can be planned for one tenant of the simulator, and what the tenant's stream shows while it stands.
 
     It stands until it is mended, or comes `times` times. `says` is in the reason that people read, `cause` the word that alarms
-    use. `most` bounds the requests of one poll, those for tokens among them. `own_app`: the tenant has an app of its own, since
-    the fault is the app's. `resumed`: a person says when to go on, else it would take minutes. `does` is told where the state
-    does not say enough.
+    use. `most` bounds the requests of one poll, those for tokens among them: seven windows with two quick retries each, as a
+    stream asks that has failed for a while. `own_app`: the tenant has an app of its own, since the fault is the app's.
+    `resumed`: a person says when to go on, else it would take minutes. `does` is told where the state does not say enough.
     """
 
     fault: str
@@ -52,7 +52,7 @@ class Drill:
     source: str = "siem"
     cause: str | None = None
     times: int | None = None
-    most: int = 6
+    most: int = 21
     own_app: bool = False
     resumed: bool = False
     does: str = ""
@@ -68,7 +68,7 @@ _FAULT = "the API has a fault ({})"
 _CUT = "What is stored stays; the window is read again"
 
 API: tuple[Drill, ...] = (
-    Drill("the connection is reset before the answer", "reset", says="ended the connection"),
+    Drill("the connection is reset before the answer", "reset", says="ended the connection", most=42),
     Drill("the connection is reset inside the body", "reset-inside", says="ended in the middle"),
     Drill("a body that drips", _SLOW, says="did not answer in time"),
     Drill("no answer at all", "hang", says="did not answer in time"),
@@ -206,18 +206,18 @@ def _aadsts(number: int, verdict: aadsts.Verdict) -> Drill:
 _SLOW_TOKEN = chaos.Fault("slow", seconds=2)
 _NO_OBJECT = "gave no JSON object"
 ENTRA: tuple[Drill, ...] = (
-    Drill("429 with seconds", _SECONDS, "throttled", "Entra throttles", "token", most=2),
-    Drill("429 without any time", _BARE, "throttled", "Entra throttles", "token", most=2),
+    Drill("429 with seconds", _SECONDS, "throttled", "Entra throttles", "token", most=3),
+    Drill("429 without any time", _BARE, "throttled", "Entra throttles", "token", most=3),
     *(
-        Drill(f"{code}", code, says=f"Entra has a fault ({code}", surface="token", most=2)
+        Drill(f"{code}", code, says=f"Entra has a fault ({code}", surface="token", most=3)
         for code in ("500", "502", "503", "504")
     ),
-    Drill("503 with a web page", "503-html", says="Entra has a fault (503)", surface="token", most=2),
-    Drill("a web page with 200", "html", says=_NO_OBJECT, surface="token", most=2),
-    Drill("JSON cut off", "truncated", says=_NO_OBJECT, surface="token", most=2),
-    Drill("204", "204", says=_NO_OBJECT, surface="token", most=2),
-    Drill("403 without a word", "403", says=_NO_OBJECT, surface="token", most=2),
-    Drill("302", "302", says="gave a redirect (302)", surface="token", most=2),
+    Drill("503 with a web page", "503-html", says="Entra has a fault (503)", surface="token", most=3),
+    Drill("a web page with 200", "html", says=_NO_OBJECT, surface="token", most=3),
+    Drill("JSON cut off", "truncated", says=_NO_OBJECT, surface="token", most=3),
+    Drill("204", "204", says=_NO_OBJECT, surface="token", most=3),
+    Drill("403 without a word", "403", says=_NO_OBJECT, surface="token", most=3),
+    Drill("302", "302", says="gave a redirect (302)", surface="token", most=3),
     Drill(
         "the connection is reset before the answer",
         "reset",
