@@ -260,3 +260,193 @@ ENTRA: tuple[Drill, ...] = (
     *(_aadsts(number, verdict) for verdict, number in {v: n for n, v in aadsts.BY_NUMBER.items()}.items()),
     _aadsts(12345678, aadsts.UNKNOWN),
 )
+
+_NETWORK = "chaos/test_fault_matrix_network.py::test_a_broken_way_is_said_and_heals"
+_CLOCK = "chaos/test_fault_matrix_clock.py::"
+_POISON = "chaos/test_fault_matrix_poison.py::"
+_SEARCHED = "Found by halving, and left as a gap of milliseconds with its reason; the rest is stored; tried again each hour"
+ELSEWHERE: tuple[Row, ...] = (
+    Row(
+        "api", "410 or 404 for a day", "`retired`; FALLBACK_SOURCE takes its place", "ingest/test_fallback.py"
+    ),
+    Row(
+        "api",
+        "graph_incidents: 500 over the alerts of incidents",
+        "The incidents are stored without them and nothing is proven; the sentence names the way out",
+        "ingest/test_sources_trust.py::test_a_service_that_always_breaks_over_alerts",
+    ),
+    Row(
+        "api",
+        "an answer of another window than asked for",
+        "Stored, and nothing is proven",
+        "ingest/test_poll_windows.py::test_a_record_of_2099_stops_nothing",
+    ),
+    Row(
+        "api", "an answer that is empty though there are alerts", "Found by the sweep", "ingest/test_sweep.py"
+    ),
+    Row(
+        "api",
+        "answers that are cut without a word",
+        "Counted as full and split",
+        "ingest/test_poll_windows.py::test_answers_that_are_cut_lose_nothing",
+    ),
+    *(
+        Row(
+            "network",
+            fault,
+            "`degraded`, says which side; no token leaves; tried again, up to every 15 min",
+            _NETWORK,
+        )
+        for fault in (
+            "connection refused",
+            "a DNS at fault",
+            "a host name that does not exist",
+            "a certificate of an unknown CA",
+            "an expired certificate",
+            "a certificate for another name",
+            "no TLS at all",
+            "dropped before TLS",
+        )
+    ),
+    Row(
+        "quota",
+        "mde_alerts, xdr_incidents, graph_alerts, graph_incidents: the quota is used up, as by another app",
+        "One refused request, then it waits as long as header or body say; what was filed meanwhile is held in the end",
+        "chaos/test_fault_matrix_quota.py::test_a_quota_that_others_use_up",
+    ),
+    Row(
+        "quota",
+        "our own requests against the documented quotas",
+        "Kept before the API has to say 429",
+        "unit/test_transport_pace.py",
+    ),
+    Row(
+        "entra",
+        "no answer at all",
+        "Given up after ten seconds in all; `degraded`",
+        "auth/test_tokens.py::test_deadline",
+    ),
+    Row(
+        "entra",
+        "the shared credential is refused",
+        "All its tenants wait on one probe; a mended file heals at once",
+        "ingest/test_attention.py::test_a_wrong_secret_is_said_and_its_file_heals_it",
+    ),
+    Row(
+        "entra",
+        "one customer's directory refuses the shared credential",
+        "That tenant waits, no other",
+        "auth/test_breaker.py::test_one_tenant_does_not_speak_for_all",
+    ),
+    Row("entra", "every AADSTS code that is known", "Its kind and its word", "auth/test_aadsts_table.py"),
+    Row(
+        "clock",
+        "ten minutes ahead or behind from the start",
+        "Windows, tokens and what is shown follow the Date of the answers; nothing of the future is proven",
+        _CLOCK + "test_a_clock_that_is_wrong_from_the_start",
+    ),
+    Row(
+        "clock",
+        "a step of ten minutes, either way, while it runs",
+        "Schedules go on within two seconds, windows follow after three answers; no lease is lost",
+        _CLOCK + "test_a_clock_that_steps",
+    ),
+    Row(
+        "clock",
+        "one host with a wrong Date",
+        "The median of five answers counts",
+        "ingest/test_poll_failures.py::test_one_wrong_clock_does_not_move_the_others",
+    ),
+    Row(
+        "clock",
+        "no Date, or one more than a day off",
+        "Alerts are stored, nothing is proven, and the stream says so",
+        "ingest/test_poll_failures.py::test_without_a_credible_date_nothing_is_proven",
+    ),
+    Row(
+        "clock",
+        "an assertion outside of its time",
+        "Signed again by Entra's own Date",
+        "auth/test_app_credentials.py",
+    ),
+    Row(
+        "poison",
+        "wrong types, odd dates, NUL, lone surrogates, huge numbers, deep nesting, 10 MiB of text, doubled names,"
+        " FullIds of 513 bytes, records of other tenants, what is no record; for each source",
+        "Stored as far as it goes, else kept whole in soc.rejects with the reason; items of the answer add up",
+        _POISON + "test_hostile_records_cost_themselves",
+    ),
+    Row(
+        "poison",
+        "records changed at random; for each source",
+        "No poll ends in a bug, and items add up",
+        _POISON + "test_any_records_are_stored_or_kept",
+    ),
+    Row(
+        "poison",
+        "an instant over which the API breaks (500); for each source",
+        _SEARCHED,
+        _POISON + "test_an_instant_that_breaks_the_api",
+    ),
+    Row(
+        "poison",
+        "a record that breaks the JSON of its answer",
+        _SEARCHED,
+        "ingest/test_poll_failures.py::test_a_body_that_cannot_be_read_costs_its_own_milliseconds",
+    ),
+    Row(
+        "poison",
+        "a record that is too large alone",
+        _SEARCHED,
+        "ingest/test_poll_windows.py::test_a_record_that_is_too_large_alone_stays_a_gap",
+    ),
+    Row(
+        "poison",
+        "what PostgreSQL refuses",
+        "Found by halving under savepoints, kept in soc.rejects; the rest is stored",
+        "store/test_store_refused.py::test_one_bad_record_costs_itself_only",
+    ),
+    Row(
+        "poison",
+        "one incident of a gap that breaks the service",
+        "Held without its alerts, as a gap that says so",
+        "ingest/test_sources_trust.py::test_one_incident_of_a_gap_that_breaks_the_service",
+    ),
+)
+
+_SHOWS: dict[str, str] = {
+    "ok": "Nothing shows",
+    "degraded": "`degraded`: tried again, at first soon, then up to every 15 min",
+    "throttled": "`throttled`: waits as long as it was told, at most an hour",
+    "needs_attention": "`needs_attention`: tried once an hour, and at once when a person says so",
+}
+
+
+def rows() -> list[Row]:
+    """Every fault with what Alertwell does, in the order of a page."""
+    tests: dict[Part, str] = {
+        "api": "chaos/test_fault_matrix_api.py::test_each_fault_costs_its_own_tenant_time_and_nobody_an_alert",
+        "entra": "chaos/test_fault_matrix_entra.py::test_entra_at_fault_for_one_tenant_costs_no_other_and_no_alert",
+    }
+    made = [
+        Row(part, drill.fault, drill.does or _said(drill), tests[part])
+        for part, drills in (("api", API), ("entra", ENTRA))
+        for drill in drills
+    ]
+    return [row for part in TITLES for row in (*made, *ELSEWHERE) if row.part == part]
+
+
+def _said(drill: Drill) -> str:
+    cause = f" (`{drill.cause}`)" if drill.cause else ""
+    return _SHOWS[drill.state] + cause
+
+
+def table(part: Part) -> str:
+    """The faults of one part as a Markdown table."""
+    lines = ["| Fault | What Alertwell does | Test |", "|---|---|---|"]
+    lines += [
+        f"| {row.fault} | {row.does} | `tests/{row.test.partition('::')[0]}` |"
+        for row in rows()
+        if row.part == part
+    ]
+    return "\n".join(lines)
