@@ -50,7 +50,7 @@ class Run:
         """The whole of it; `changes` are settings."""
         await self._enrol()
         simulator = self._stage.simulator
-        async with self._stage.collecting(sealing_keys_file=self._keys, **changes):
+        async with self._stage.collecting(sealing_keys_file=self._keys, poll_interval="2s", **changes):
             await until(self._all_shown, 60, saying=self._not_shown)
             for tenant_id in [*self._drills, HEALTHY]:
                 self._file(tenant_id, 0)
