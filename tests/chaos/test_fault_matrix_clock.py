@@ -55,14 +55,11 @@ def close(one: datetime, other: datetime) -> bool:
 async def test_a_clock_that_is_wrong_from_the_start(stage, by):
     """History and new alerts are held once, nothing of the future is proven, and what is shown are true times."""
     with wrong(by):
-        async with stage.collecting(live_span="2h") as running:
+        async with stage.collecting(live_span="2h"):
             await stage.stored()
             new = stages.file(stage.shown, CONTOSO, "new", stage.shown.clock())
             await stage.stored()
             assert new in await stage.books.alerts()
-            skew = "alertwell_clock_skew_seconds"
-            await until(lambda: abs(stages.series(running.metrics)[skew] - by.total_seconds()) < 5)
-            assert stages.series(running.metrics)["alertwell_data_age_seconds_max"] < LATE.total_seconds() / 2
     now = moment(stage.shown.clock())
     await stage.books.same_as(stage.shown)
     row = await stage.books.stream()
