@@ -110,7 +110,7 @@ class Splitting:
                     await self.set_aside(part, failure)
             except errors.PollFailure as failure:
                 in_a_row += 1
-                own = isolate or isinstance(failure, errors.Refused | errors.BadBody)
+                own = failure.asked and (isolate or isinstance(failure, errors.Refused | errors.BadBody))
                 most = _DEAD if healthy else _ALL_QUARTERS if isolate else _BOTH_HALVES
                 if not own or in_a_row >= most:
                     raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import structlog
@@ -51,7 +50,7 @@ class Turn:
         self._dice = dice
         self._interval = desk.rules.poll_interval
         self._started = time.monotonic()
-        self._record = storing.Poll(uuid4(), replica_id, datetime.now(UTC))
+        self._record = storing.Poll(uuid4(), replica_id, desk.clock.now())
         self._repeated = (
             owned.stream.failures > 0 or owned.memory.gap_failures + owned.memory.sweep_failures > 0
         )
@@ -166,7 +165,7 @@ class Turn:
         self._moved()
 
     def _moved(self) -> None:
-        self._owned.last_success_at = datetime.now(UTC)
+        self._owned.last_success_at = self._desk.clock.now()
         self._owned.moved = True
 
     async def _complete(self) -> None:
@@ -176,6 +175,7 @@ class Turn:
         if not self._live and stream.state not in ("ok", "catching_up"):
             return  # gaps alone say nothing about the live window
         tally = self._poll.tally
+        owned.memory.said.clear()
         missing = usual.missing > 0
         state = pacing.stored(
             gaps_left=bool(self._poll.open_gaps()), partial=missing or tally.partial is not None
@@ -244,8 +244,8 @@ class Turn:
         owned.due = owned.gap_due = now + verdict.delay
         if failure.sample:
             self._desk.metrics.source(stream.source).rejected(1)
-        if stream.failures == 0 or (verdict.state == "retired" and stream.state != "retired"):
-            # said once, then quiet until it is over: /metrics and soc.coverage have it all the time
+        if owned.memory.news(f"{verdict.state} {failure}"):
+            # each reason once, then quiet until it is over: /metrics and soc.coverage have it all the time
             _log.warning("stream_failing", state=verdict.state, cause=cause, reason=reason)
         # what nobody answered says neither that the source is gone nor that it is there
         unknown = isinstance(failure, errors.Transient) and not isinstance(failure, errors.BadBody)

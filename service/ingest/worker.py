@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeAlias, get_args
 from uuid import UUID
 
@@ -158,7 +158,7 @@ class Worker:
 
     def show(self) -> None:
         """Set the gauges that tell of our streams; from memory, so that looking costs the database nothing."""
-        now = datetime.now(UTC)
+        now = self._desk.clock.now()
         states: Counter[str] = Counter()
         waiting: Counter[str] = Counter(dict.fromkeys(causes.CAUSES, 0))
         ages = [0.0]
@@ -196,7 +196,7 @@ class Worker:
     async def flush(self, *, everything: bool = False) -> None:
         """Write the progress of idle polls, in batches. Raises DatabaseUnavailable; what was not written is kept."""
         now = float("inf") if everything else time.monotonic()
-        wall = datetime.now(UTC)
+        wall = self._desk.clock.now()
         moved = [
             (owned, progress)
             for mine in self._owned.values()

@@ -126,7 +126,11 @@ class Client:
         """With a token; one that is refused is renewed once."""
         renewed = False
         while True:
-            token = await self._tokens.token(access, request.service)
+            try:
+                token = await self._tokens.token(access, request.service)
+            except errors.PollFailure as failure:
+                failure.asked = False
+                raise
             await self._pace.wait(access.tenant.tenant_id, request.quota_group)
             try:
                 answer = await self._observed(request, url, token, share)
