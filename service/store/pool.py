@@ -28,6 +28,7 @@ Connection: TypeAlias = (
 # that was changed under our feet (28, 3D; at the start those are a person's mistake).
 _PASSING_STATES = ("08", "25006", "28", "3D", "40", "53", "55", "57014", "57P", "XX")
 _READ_ONLY = ("25006", "55000")
+_JSONB = b"\x01"  # the version that its binary form begins with
 _SESSION = {
     "application_name": "alertwell",
     "timezone": "UTC",
@@ -182,11 +183,18 @@ def _writable(dsn: str) -> dict[str, Any]:
 
 async def _prepare(connection: Connection) -> None:
     # raw records travel as text; json of our own (labels, parameters) is small
-    await connection.set_type_codec("jsonb", encoder=_as_json, decoder=json.loads, schema="pg_catalog")
+    # binary, which is all that COPY takes
+    await connection.set_type_codec(
+        "jsonb", encoder=_as_jsonb, decoder=_of_jsonb, schema="pg_catalog", format="binary"
+    )
 
 
-def _as_json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _as_jsonb(value: Any) -> bytes:
+    return _JSONB + (value if isinstance(value, str) else json.dumps(value)).encode()
+
+
+def _of_jsonb(value: bytes) -> Any:
+    return json.loads(value[1:])
 
 
 def is_text(key: str) -> bool:
