@@ -17,7 +17,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -62,15 +62,15 @@ def bodies(count: int, batch: int) -> list[tuple[UUID, bytes]]:
     """Answers of the SIEM API with so many alerts each, `count` in all."""
     shown = world.World(seed=7)
     now = ticks.now()
-    made = []
+    made: list[tuple[UUID, bytes]] = []
     for tenant in shown.populate(TENANTS, rate=0.0):
         each = count // TENANTS
         shown.add_backlog(
             tenant.tenant_id, each, since=now - 86_400 * ticks.SECOND, until=now - 1800 * ticks.SECOND
         )
         records = [*shown.select(tenant.tenant_id, 0, now, now).records()]
-        for start in range(0, len(records), batch):
-            made.append((UUID(tenant.tenant_id), b"[" + b",".join(records[start : start + batch]) + b"]"))
+        parts = (records[start : start + batch] for start in range(0, len(records), batch))
+        made += [(UUID(tenant.tenant_id), b"[" + b",".join(part) + b"]") for part in parts]
     return made
 
 
@@ -92,7 +92,7 @@ def touched(batches: Batches) -> Batches:
                     last_processed_at=each.last_processed_at + second,
                     content_hash=each.content_hash ^ 1,
                     title="Another title",
-                    raw=each.raw[:-1] + ',"Revision":2}',
+                    raw=each.raw[:-1] + b',"Revision":2}',
                 )
                 for each in batch
             ),
@@ -101,7 +101,9 @@ def touched(batches: Batches) -> Batches:
     ]
 
 
-async def timed(admin: asyncpg.Connection, backend: int, count: int, work: Callable[[], Awaitable[Any]]) -> Cost:
+async def timed(
+    admin: asyncpg.Connection, backend: int, count: int, work: Callable[[], Awaitable[Any]]
+) -> Cost:
     """What the work costs."""
     await admin.execute("CHECKPOINT")
     wal = await admin.fetchval("SELECT pg_current_wal_insert_lsn()")
@@ -122,7 +124,9 @@ async def floor(connection: pool.Connection, batches: Batches) -> None:
     columns = ("tenant_id", "source", *model.Alert.__struct_fields__, "arrival")
     for tenant, batch in batches:
         rows = [(tenant, "siem", *msgspec.structs.astuple(each), "initial") for each in batch]
-        await connection.copy_records_to_table("floor", schema_name="alertwell", columns=columns, records=rows)
+        await connection.copy_records_to_table(
+            "floor", schema_name="alertwell", columns=columns, records=rows
+        )
 
 
 async def store(
@@ -154,11 +158,15 @@ async def measure(count: int, batch: int) -> None:
             async with pool.open_database(cluster.dsn, size=1) as database:
                 admin = await asyncpg.connect(cluster.admin_dsn)
                 try:
-                    print(f"| {total:,} alerts ({len(ids):,} alert ids), {batch} an answer | {os.cpu_count()} cores, Python "
-                          f"{platform.python_version()}, PostgreSQL {await admin.fetchval('SHOW server_version')}, fsync "
-                          f"{await admin.fetchval('SHOW fsync')} |")
+                    print(
+                        f"| {total:,} alerts ({len(ids):,} alert ids), {batch} an answer | {os.cpu_count()} cores, Python "
+                        f"{platform.python_version()}, PostgreSQL {await admin.fetchval('SHOW server_version')}, fsync "
+                        f"{await admin.fetchval('SHOW fsync')} |"
+                    )
                     print(f"| reading answers | {reading / total * 1e6:.1f} µs of CPU an alert |\n")
-                    print("| part | alerts/s | client CPU µs | server CPU µs | WAL bytes | of the floor, by the clock | by the server's CPU |")
+                    print(
+                        "| part | alerts/s | client CPU µs | server CPU µs | WAL bytes | of the floor: by the clock | by CPU |"
+                    )
                     print("|---|---|---|---|---|---|---|", flush=True)
                     await run(database, admin, batches, total)
                 finally:
@@ -191,7 +199,10 @@ async def run(database: pool.Database, admin: asyncpg.Connection, batches: Batch
         ("updated", touched(batches), "updated"),
     ):
         cost = await timed(
-            admin, backend, total, lambda part=part, expected=expected: store(database, owned, part, expected, poll)
+            admin,
+            backend,
+            total,
+            lambda part=part, expected=expected: store(database, owned, part, expected, poll),
         )
         say(f"storing path: {name}", cost, least)
 

