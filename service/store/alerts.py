@@ -29,11 +29,14 @@ WITH batch AS MATERIALIZED (
 ), changes AS (
     INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id)
     SELECT $1, batch.number, i.n, 1, 'created', i.arrival, $2, i.full_id
-    FROM batch, unnest($3::text[], $4::text[]) WITH ORDINALITY AS i (full_id, arrival, n)
+    FROM batch, ROWS FROM (jsonb_array_elements_text($3), jsonb_array_elements_text($4)) WITH ORDINALITY
+         AS i (full_id, arrival, n)
 )
 INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
-SELECT $1, batch.number, cardinality($3) FROM batch
+SELECT $1, batch.number, jsonb_array_length($3) FROM batch
 """
+
+_KNOWN: Final = sorting.statement("alert", "full_id", "last_processed_at")
 
 _UPDATE: Final = f"""
 WITH batch AS MATERIALIZED (
@@ -80,20 +83,15 @@ async def sort(
 
     A key that PostgreSQL cannot hold is new: storing it makes it a reject.
     """
-    if not alerts:
-        return sorting.NONE
-    async with database.connection() as connection:
-        rows = await connection.fetch(
-            f"""
-            SELECT k.n::int AS n, a.last_processed_at, a.content_hash, {changes.misdated("a.last_processed_at")} AS misdated
-            FROM unnest($3::text[]) WITH ORDINALITY AS k (full_id, n)
-            JOIN alertwell.alert a ON a.tenant_id = $1 AND a.source = $2 AND a.full_id = k.full_id
-            """,  # noqa: S608 - made of constants
-            tenant_id,
-            source,
-            [alert.full_id if pool.is_text(alert.full_id) else None for alert in alerts],
-        )
-    return sorting.compare(alerts, (each.last_processed_at for each in alerts), rows)
+    return await sorting.compare(
+        database,
+        _KNOWN,
+        tenant_id,
+        source,
+        alerts,
+        [one.full_id for one in alerts],
+        (one.last_processed_at for one in alerts),
+    )
 
 
 async def insert(
@@ -117,7 +115,8 @@ async def insert(
         )
     except (UnicodeError, OverflowError) as error:  # of the driver, which names it so in other statements
         raise asyncpg.DataError(f"{error}") from error
-    await connection.execute(_CREATED, tenant_id, source, [alert.full_id for alert in alerts], arrivals)
+    keys = pool.texts([alert.full_id for alert in alerts])
+    await connection.execute(_CREATED, tenant_id, source, keys, pool.texts(arrivals))
     return len(alerts)
 
 

@@ -31,6 +31,8 @@ INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
 SELECT $1, batch.number, cardinality($3) FROM batch
 """  # noqa: S608 - made of constants
 
+_KNOWN: Final = sorting.statement("incident", "incident_id", "last_update")
+
 # Read without its alerts an incident keeps those it had, and the same ones in another order are the same. Its hash may be
 # another one all the same, with its alerts and without: then the hash alone is replaced, so that the next `sort` knows it.
 _UPDATE: Final = f"""
@@ -92,20 +94,15 @@ async def sort(
     database: pool.Database, tenant_id: UUID, source: str, incidents: Sequence[model.Incident]
 ) -> sorting.Sorted[model.Incident]:
     """Compare keys, times and hashes, as `alerts.sort` does. A key that PostgreSQL cannot hold is new."""
-    if not incidents:
-        return sorting.NONE
-    async with database.connection() as connection:
-        rows = await connection.fetch(
-            f"""
-            SELECT k.n::int AS n, i.last_update, i.content_hash, {changes.misdated("i.last_update")} AS misdated
-            FROM unnest($3::text[]) WITH ORDINALITY AS k (incident_id, n)
-            JOIN alertwell.incident i ON i.tenant_id = $1 AND i.source = $2 AND i.incident_id = k.incident_id
-            """,  # noqa: S608 - made of constants
-            tenant_id,
-            source,
-            [one.incident_id if pool.is_text(one.incident_id) else None for one in incidents],
-        )
-    return sorting.compare(incidents, (each.last_update for each in incidents), rows)
+    return await sorting.compare(
+        database,
+        _KNOWN,
+        tenant_id,
+        source,
+        incidents,
+        [one.incident_id for one in incidents],
+        (one.last_update for one in incidents),
+    )
 
 
 async def insert(

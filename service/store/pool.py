@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
 import asyncpg
+import msgspec
 import structlog
 
 from service import errors
@@ -28,6 +29,7 @@ Connection: TypeAlias = (
 # that was changed under our feet (28, 3D; at the start those are a person's mistake).
 _PASSING_STATES = ("08", "25006", "28", "3D", "40", "53", "55", "57014", "57P", "XX")
 _READ_ONLY = ("25006", "55000")
+_NUL = b"\\u0000"
 _JSONB = b"\x01"  # the version that its binary form begins with
 _SESSION = {
     "application_name": "alertwell",
@@ -196,6 +198,20 @@ def _as_jsonb(value: Any) -> bytes:
 
 def _of_jsonb(value: bytes) -> Any:
     return json.loads(value[1:])
+
+
+def texts(values: Sequence[str]) -> bytes:
+    """A JSON array of these texts, for a jsonb parameter: a sixth of what an array of texts costs the driver.
+
+    In the place of one that PostgreSQL cannot hold stands null.
+    """
+    try:
+        made = msgspec.json.encode(values)
+    except UnicodeEncodeError:
+        made = _NUL
+    if _NUL not in made:
+        return made
+    return msgspec.json.encode([value if is_text(value) else None for value in values])
 
 
 def is_text(key: str) -> bool:

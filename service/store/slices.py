@@ -37,10 +37,10 @@ def cut(records: Sequence[_Record]) -> list[Sequence[_Record]]:
 
 def rows(records: Sequence[_Record]) -> list[tuple[Any, ...]]:
     """The records' fields in their order as values of a composite type, in which `raw` is a text."""
-    made = []
+    made: list[tuple[Any, ...]] = []
     for record in records:
-        fields = msgspec.structs.astuple(record)
-        place = record.__struct_fields__.index("raw")
+        fields: tuple[Any, ...] = msgspec.structs.astuple(record)
+        place: int = record.__struct_fields__.index("raw")
         made.append((*fields[:place], record.raw.decode(), *fields[place + 1 :]))
     return made
 
