@@ -19,7 +19,7 @@ from service.store import changes, pool, slices, sorting
 # A record travels as a value of alertwell.incoming_alert: the fields of model.Alert in their order, then its arrival.
 _FIELDS: Final = tuple(model.Alert.__struct_fields__)
 _COLUMNS: Final = ", ".join(_FIELDS)
-_VALUES: Final = ", ".join("i.raw::jsonb" if name == "raw" else f"i.{name}" for name in _FIELDS)
+_NAMED: Final = ", ".join("i.raw::jsonb AS raw" if name == "raw" else f"i.{name}" for name in _FIELDS)
 _INCOMING: Final = f"unnest($3::alertwell.incoming_alert[]) WITH ORDINALITY AS i ({_COLUMNS}, arrival, n)"
 
 _COPIED: Final = ("tenant_id", "source", *_FIELDS, "arrival")
@@ -42,28 +42,28 @@ _UPDATE: Final = f"""
 WITH batch AS MATERIALIZED (
     SELECT nextval('alertwell.change_batch') AS number
 ), i AS MATERIALIZED (
-    SELECT {_VALUES}, i.arrival, i.n FROM {_INCOMING}
+    SELECT {_NAMED}, i.arrival, i.n FROM {_INCOMING}
 ), before AS MATERIALIZED (  -- locked, so that what retention deletes meanwhile is missing here
-    SELECT a.full_id, a AS was
+    SELECT a.ctid AS place, a.*
     FROM alertwell.alert a
     WHERE a.tenant_id = $1 AND a.source = $2 AND a.full_id = ANY (ARRAY(SELECT i.full_id FROM i))
     FOR NO KEY UPDATE OF a
-), stored AS (
-    UPDATE alertwell.alert a
-    SET ({_COLUMNS}) = ({", ".join("i." + name for name in _FIELDS)}),
-        revision = a.revision + 1, updated_at = now()
+), told AS MATERIALIZED (
+    SELECT i.*, b.place, {changes.between("b", "i", [each for each in _FIELDS if each != "full_id"])} AS changed
     FROM i JOIN before b ON b.full_id = i.full_id
-    WHERE a.tenant_id = $1 AND a.source = $2 AND a.full_id = i.full_id
-      -- said once more, for the index: without statistics a join alone reads all that the stream holds for each record
-      AND a.full_id = ANY (ARRAY(SELECT b.full_id FROM before b))
-      AND (i.last_processed_at >= a.last_processed_at OR {changes.misdated("a.last_processed_at")})
+    WHERE (i.last_processed_at >= b.last_processed_at OR {changes.misdated("b.last_processed_at")})
       -- one that does not name its incident can be in another one with the same bytes
-      AND (a.raw, a.raw_exact, a.incident_id) IS DISTINCT FROM (i.raw, i.raw_exact, i.incident_id)
-    RETURNING a AS is, b.was, i.n, i.arrival AS now_arrival
+      AND (b.raw, b.raw_exact, b.incident_id) IS DISTINCT FROM (i.raw, i.raw_exact, i.incident_id)
+), stored AS (  -- by its place, which stays: all who update alerts of a tenant hold lock_merging
+    UPDATE alertwell.alert a
+    SET ({_COLUMNS}) = ({", ".join("t." + name for name in _FIELDS)}),
+        revision = a.revision + 1, updated_at = now()
+    FROM told t
+    WHERE a.ctid = t.place AND a.tenant_id = $1 AND a.source = $2
+    RETURNING a.full_id, a.revision, t.n, t.arrival AS now_arrival, t.changed
 ), changes AS (
     INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id, changed)
-    SELECT $1, batch.number, s.n, (s.is).revision, 'updated', s.now_arrival, $2, (s.is).full_id,
-           {changes.between("(s.was)", "(s.is)", "full_id", "arrival")}
+    SELECT $1, batch.number, s.n, s.revision, 'updated', s.now_arrival, $2, s.full_id, s.changed
     FROM batch, stored s
     RETURNING full_id
 ), noted AS (

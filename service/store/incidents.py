@@ -10,6 +10,7 @@ from service import model
 from service.store import changes, pool, slices, sorting
 
 _FIELDS: Final = tuple(model.Incident.__struct_fields__)
+_CONTENT: Final = tuple(name for name in _FIELDS if name != "incident_id")
 _COLUMNS: Final = ", ".join(_FIELDS)
 _VALUES: Final = ", ".join("i.raw::jsonb" if name == "raw" else f"i.{name}" for name in _FIELDS)
 _INCOMING: Final = (
@@ -76,7 +77,7 @@ WITH batch AS MATERIALIZED (
            CASE WHEN (s.is).redirect_incident_id <> coalesce((s.was).redirect_incident_id, '') THEN 'merged'
                 ELSE 'updated' END,
            s.arrival, $2, (s.is).incident_id,
-           {changes.between("(s.was)", "(s.is)", "incident_id", source_updated_at="last_update")}, 'incident'
+           {changes.between("(s.was)", "(s.is)", _CONTENT, source_updated_at="last_update")}, 'incident'
     FROM batch, stored s
     RETURNING full_id
 ), noted AS (
