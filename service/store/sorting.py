@@ -46,9 +46,12 @@ def statement(table: str, key: str, time: str) -> str:
             SELECT * FROM ROWS FROM (jsonb_array_elements_text($3), unnest($4::text::bigint[])) WITH ORDINALITY
                 AS k (key, content_hash, n)
         ), c AS (
-            SELECT k.n, h.{time} AS updated, {changes.misdated("h." + time)} AS misdated,
-                   CASE WHEN h.{key} IS NULL THEN '+' WHEN h.content_hash = k.content_hash THEN '=' ELSE '?' END AS mark
-            FROM k LEFT JOIN alertwell.{table} h ON h.tenant_id = $1 AND h.source = $2 AND h.{key} = k.key
+            SELECT k.n, h.updated, {changes.misdated("h.updated")} AS misdated,
+                   CASE WHEN h.updated IS NULL THEN '+' WHEN h.content_hash = k.content_hash THEN '=' ELSE '?' END AS mark
+            FROM k LEFT JOIN LATERAL (  -- one by one, by the key: without statistics a join reads all of the stream for each
+                SELECT h.{time} AS updated, h.content_hash FROM alertwell.{table} h
+                WHERE h.tenant_id = $1 AND h.source = $2 AND h.{key} = k.key OFFSET 0
+            ) h ON true
         )
         SELECT string_agg(c.mark, '' ORDER BY c.n),
                array_agg(c.updated ORDER BY c.n) FILTER (WHERE c.mark = '?'),
