@@ -198,6 +198,10 @@ async def run(database: pool.Database, admin: asyncpg.Connection, batches: Batch
         ("unchanged", batches, "unchanged"),
         ("updated", touched(batches), "updated"),
     ):
+        if (
+            name == "unchanged"
+        ):  # what was just written is looked at for the first time: its hint bits are not ours to count
+            await admin.execute("VACUUM alertwell.alert")
         cost = await timed(
             admin,
             backend,

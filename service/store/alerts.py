@@ -43,23 +43,27 @@ WITH batch AS MATERIALIZED (
     SELECT nextval('alertwell.change_batch') AS number
 ), i AS MATERIALIZED (
     SELECT {_NAMED}, i.arrival, i.n FROM {_INCOMING}
-), before AS MATERIALIZED (  -- locked, so that what retention deletes meanwhile is missing here
-    SELECT a.ctid AS place, a.*
-    FROM alertwell.alert a
-    WHERE a.tenant_id = $1 AND a.source = $2 AND a.full_id = ANY (ARRAY(SELECT i.full_id FROM i))
-    FOR NO KEY UPDATE OF a
-), told AS MATERIALIZED (
-    SELECT i.*, b.place, {changes.between("b", "i", [each for each in _FIELDS if each != "full_id"])} AS changed
-    FROM i JOIN before b ON b.full_id = i.full_id
-    WHERE (i.last_processed_at >= b.last_processed_at OR {changes.misdated("b.last_processed_at")})
-      -- one that does not name its incident can be in another one with the same bytes
-      AND (b.raw, b.raw_exact, b.incident_id) IS DISTINCT FROM (i.raw, i.raw_exact, i.incident_id)
+), told AS MATERIALIZED (  -- one by one, by the key: no statistics can make a join of it that grows with the square
+    SELECT i.*, b.place, d.differs,
+           CASE WHEN d.differs THEN {changes.between("b", "i", [each for each in _FIELDS if each != "full_id"])} END AS changed
+    FROM i
+    LEFT JOIN LATERAL (  -- locked, so that what retention deletes meanwhile is missing here
+        SELECT a.ctid AS place, a.* FROM alertwell.alert a
+        WHERE a.tenant_id = $1 AND a.source = $2 AND a.full_id = i.full_id
+        FOR NO KEY UPDATE OF a
+    ) b ON true
+    CROSS JOIN LATERAL (
+        SELECT (i.last_processed_at >= b.last_processed_at OR {changes.misdated("b.last_processed_at")})
+               -- one that does not name its incident can be in another one with the same bytes
+               AND (b.raw, b.raw_exact, b.incident_id) IS DISTINCT FROM (i.raw, i.raw_exact, i.incident_id) AS differs
+        OFFSET 0
+    ) d
 ), stored AS (  -- by its place, which stays: all who update alerts of a tenant hold lock_merging
     UPDATE alertwell.alert a
     SET ({_COLUMNS}) = ({", ".join("t." + name for name in _FIELDS)}),
         revision = a.revision + 1, updated_at = now()
     FROM told t
-    WHERE a.ctid = t.place AND a.tenant_id = $1 AND a.source = $2
+    WHERE a.ctid = t.place AND t.differs AND a.tenant_id = $1 AND a.source = $2
     RETURNING a.full_id, a.revision, t.n, t.arrival AS now_arrival, t.changed
 ), changes AS (
     INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id, changed)
@@ -72,7 +76,7 @@ WITH batch AS MATERIALIZED (
     WHERE counted.changes > 0
 )
 SELECT ARRAY(SELECT c.full_id FROM changes c) AS changed,
-       ARRAY(SELECT i.n::int FROM i WHERE NOT EXISTS (SELECT FROM before b WHERE b.full_id = i.full_id)) AS missing
+       ARRAY(SELECT t.n::int FROM told t WHERE t.place IS NULL) AS missing
 """  # noqa: S608 - made of constants
 
 
