@@ -114,7 +114,8 @@ class Answer:
 
 
 class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """One record as a source read it. `raw` is the record's JSON as it came; text that is empty at the source is None.
+    """One record as a source read it. `raw` is the record's JSON as it came, in UTF-8; text that is empty at the source is
+    None.
 
     `last_processed_at` is the source's own update time floored to microseconds, `source_updated_text` the same as it was written
     (up to seven fraction digits). `raw_exact` holds the record's bytes only where jsonb cannot hold them unchanged (NUL escapes,
@@ -125,7 +126,7 @@ class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     last_processed_at: datetime
     source_updated_text: str
     content_hash: int
-    raw: str
+    raw: bytes
     raw_exact: bytes | None = None
     alert_id: str | None = None
     incident_id: str | None = None
@@ -163,16 +164,17 @@ class Incident(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One incident as a source read it. `last_update` is the source's own update time floored to microseconds,
     `source_updated_text` the same as it was written.
 
-    `raw` is the record's JSON without its member `alerts`: these are alerts of their own in the same page, with this incident's
-    id. `alert_ids` names them by `Alert.alert_id`, None where the answer did not include them. `content_hash` is of `raw` (or of
-    `raw_exact`, as in Alert) and of the ids in one order. `redirect_incident_id` is the incident that this one was merged into.
+    `raw` is the record's JSON (UTF-8) without its member `alerts`: these are alerts of their own in the same page, with this
+    incident's id. `alert_ids` names them by `Alert.alert_id`, None where the answer did not include them. `content_hash` is of
+    `raw` (or of `raw_exact`, as in Alert) and of the ids in one order. `redirect_incident_id` is the incident that this one was
+    merged into.
     """
 
     incident_id: str
     last_update: datetime
     source_updated_text: str
     content_hash: int
-    raw: str
+    raw: bytes
     raw_exact: bytes | None = None
     title: str | None = None
     severity_rank: int = 0

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
+import msgspec
 import structlog
 
 from service import errors, model
@@ -27,6 +28,8 @@ Connection: TypeAlias = (
 # password or database that was changed under our feet (28, 3D; at the start those are a person's mistake).
 _PASSING_STATES = ("08", "25006", "28", "3D", "40", "53", "55", "57014", "57P", "58", "XX")
 _READ_ONLY = ("25006", "55000")
+_NUL = b"\\u0000"
+_JSONB = b"\x01"  # the version that its binary form begins with
 _DIAL_SECONDS = 10.0
 """For one host: one that is switched off does not answer at all, and the next one wants its turn."""
 _LONGEST_PAUSE = 15.0
@@ -238,16 +241,38 @@ async def _prepare(connection: Connection) -> None:
 
 
 async def _prepare_pooled(connection: Connection) -> None:
-    # raw records travel as text; json of our own (labels, parameters) is small
-    await connection.set_type_codec("jsonb", encoder=_as_json, decoder=json.loads, schema="pg_catalog")
+    # raw records travel as they are, other JSON (labels, parameters) is small; binary, for COPY takes nothing else
+    await connection.set_type_codec(
+        "jsonb", encoder=_as_jsonb, decoder=_of_jsonb, schema="pg_catalog", format="binary"
+    )
 
 
 async def _leave(_: Connection) -> None:
     """In place of RESET ALL and its like, which are for a session that is ours alone."""
 
 
-def _as_json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _as_jsonb(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return _JSONB + value
+    return _JSONB + (value if isinstance(value, str) else json.dumps(value)).encode()
+
+
+def _of_jsonb(value: bytes) -> Any:
+    return json.loads(value[1:])
+
+
+def texts(values: Sequence[str]) -> bytes:
+    """A JSON array of these texts, for a jsonb parameter: a sixth of what an array of texts costs the driver.
+
+    In the place of one that PostgreSQL cannot hold stands null.
+    """
+    try:
+        made = msgspec.json.encode(values)
+    except UnicodeEncodeError:
+        made = _NUL
+    if _NUL not in made:
+        return made
+    return msgspec.json.encode([value if is_text(value) else None for value in values])
 
 
 def is_text(key: str) -> bool:
