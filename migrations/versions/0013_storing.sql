@@ -141,4 +141,4 @@ BEGIN
 END
 $$;
 
-UPDATE alertwell.schema_version SET revision = 16;
+UPDATE alertwell.schema_version SET revision = 13;

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from service.store import schema
 
-revision = "0016"
-down_revision = "0015"
+revision = "0013"
+down_revision = "0012"
 
 
 def upgrade() -> None:

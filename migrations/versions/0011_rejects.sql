@@ -6,4 +6,4 @@ ALTER TABLE alertwell.stream_progress
     ADD COLUMN rejects_bytes bigint NOT NULL DEFAULT 0;
 COMMENT ON COLUMN alertwell.stream_progress.rejects_day IS 'The day (UTC) that rejects_kept and rejects_bytes are of.';
 
-UPDATE alertwell.schema_version SET revision = 14;
+UPDATE alertwell.schema_version SET revision = 11;

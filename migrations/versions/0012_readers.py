@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from service.store import schema
 
-revision = "0015"
-down_revision = "0014"
+revision = "0012"
+down_revision = "0011"
 
 
 def upgrade() -> None:

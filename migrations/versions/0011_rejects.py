@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.store import schema
 
-revision = "0014"
+revision = "0011"
 down_revision = "0010"
 
 
