@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from uuid import UUID
 
 import pytest
 
@@ -45,8 +46,9 @@ async def test_a_quota_that_others_use_up(clock, database, books, tmp_path, sour
                 refused += 1
                 assert "throttled by Microsoft until" in mine.stream.state_reason
                 wait = mine.due - time.monotonic()
-                assert 0 < wait <= 60 + 20 + 1  # a minute, and as much again as the pace that follows
+                assert 0 < wait <= 61
                 bench.advance(wait + 1)
+                bench.desk.sender.forget(UUID(CONTOSO))  # its pace runs on a clock that nobody advances
             else:
                 bench.advance(20)
         assert mine.stream.state == "ok"

@@ -36,10 +36,6 @@ async def test_purge_leaves_one_change_and_nothing_else(
         lookback=rows.LOOKBACK,
     )
     for n, each in enumerate((one, other), 1):
-        await pool.execute(
-            "INSERT INTO alertwell.stream_volume VALUES ($1, 'siem', now()) ON CONFLICT DO NOTHING",
-            each.lease.tenant_id,
-        )
         wanted = invitations.Wanted(
             each.lease.tenant_id, f"Contoso {n}", "public", None, ("graph_alerts",), "v2"
         )
