@@ -24,16 +24,16 @@ import time
 from collections import defaultdict
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import filling
+import forgetting
 
-from service import errors, log, model, process
-from service.ingest import retention
-from service.intervals import Intervals
+from service import log, model, process
 from service.simulator import ticks, world
 from service.sources import registry
 from service.store import alerts, enrolments, feed, leases, pool, schema, storing
@@ -76,16 +76,10 @@ QUESTIONS = (
     ("1,000 changes since a position", "changes({position}, 1000)"),
     ("10 changes since a position", "changes({head} - 10, 1000)"),
 )
-Batches = list[tuple[UUID, tuple[model.Alert, ...]]]
 
 
 def tell(what: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
-
-
-def running(pid: int) -> float:
-    """CPU seconds of a process."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def answers() -> dict[UUID, list[model.Alert]]:
@@ -116,9 +110,9 @@ class Growth:
         self.figures[name][self.size] = value
         tell(f"{self.size}: {name}: {value:,.2f}")
 
-    def next(self, each: int, part: int = PART) -> Batches:
+    def next(self, each: int, part: int = PART) -> forgetting.Batches:
         """So many alerts of each tenant that no one has seen yet, in answers."""
-        made: Batches = []
+        made: forgetting.Batches = []
         for tenant, found in self.coming.items():
             start = self.taken.get(tenant, 0)
             self.taken[tenant] = start + each
@@ -153,7 +147,10 @@ class Growth:
             await admin.execute("ANALYZE")
             await self.ask(admin)
             if rows:
-                await self.forget(stack, admin, database, owned, poll)
+                other = await stack.enter_async_context(pool.open_database(self.cluster.dsn, size=2))
+                todo = self.next(EACH - 4 * PART, part=20)
+                connect = partial(self.connect, stack)
+                await forgetting.day(connect, self.say, admin, (database, other), owned, poll, todo)
             await leases.release(database, list(owned.values()))
 
     async def connect(self, stack: AsyncExitStack) -> asyncpg.Connection:
@@ -195,7 +192,7 @@ class Growth:
         """Three runs, as many alerts of each tenant in each."""
         async with database.connection() as connection:
             backend = await connection.fetchval("SELECT pg_backend_pid()")
-        await store(
+        await forgetting.store(
             database, owned, poll, self.next(PART)
         )  # warm: plans, catalogue, the right ends of the indexes
         walls, cpus, wals = [], [], []
@@ -204,10 +201,10 @@ class Growth:
             count = sum(len(each) for _, each in batches)
             await admin.execute("CHECKPOINT")
             wal = await admin.fetchval("SELECT pg_current_wal_insert_lsn()")
-            cpu, wall = running(backend), time.perf_counter()
-            await store(database, owned, poll, batches)
+            cpu, wall = forgetting.running(backend), time.perf_counter()
+            await forgetting.store(database, owned, poll, batches)
             walls.append(count / (time.perf_counter() - wall))
-            cpus.append((running(backend) - cpu) / count * 1e6)
+            cpus.append((forgetting.running(backend) - cpu) / count * 1e6)
             wals.append(await admin.fetchval("SELECT pg_current_wal_insert_lsn() - $1::pg_lsn", wal) / count)
         self.say("ingest: alerts/s", statistics.median(walls))
         self.say("ingest: server CPU, µs an alert", statistics.median(cpus))
@@ -239,7 +236,7 @@ class Growth:
             "re-read, of any age: alerts/s", database, [(t, tuple(found)) for t, found in old.items()]
         )
 
-    async def sorted_again(self, name: str, database: pool.Database, batches: Batches) -> None:
+    async def sorted_again(self, name: str, database: pool.Database, batches: forgetting.Batches) -> None:
         rates = []
         for _ in range(3):
             started = time.perf_counter()
@@ -286,103 +283,6 @@ class Growth:
                     for (line,) in await admin.fetch("EXPLAIN (ANALYZE, BUFFERS) " + text):
                         print("    " + line, file=sys.stderr)
         await admin.execute("SET ROLE NONE")
-
-    async def forget(self, stack, admin, database, owned, poll) -> None:
-        """Retention of one day, while alerts are stored and the newest are read."""
-        other = await stack.enter_async_context(pool.open_database(self.cluster.dsn, size=2))
-        reading, looking = await self.connect(stack), await self.connect(stack)
-        tenant = list(self.coming)[6]
-        todo = self.next(EACH - 4 * PART, part=20)
-        stores: dict[bool, list[float]] = {False: [], True: []}
-        reads: dict[bool, list[float]] = {False: [], True: []}
-        waits, arrived, over, during = [0, 0], [0], asyncio.Event(), [False]
-
-        async def storing_on() -> None:
-            while not over.is_set() and todo:
-                started = time.perf_counter()
-                batch = todo.pop()
-                try:
-                    await store(other, owned, poll, [batch])
-                except errors.LeaseLost:  # promises have shrunk: an owner takes the tenant anew
-                    owned.update({each.tenant_id: each for each in await leases.held(other, poll.replica_id)})
-                    await store(other, owned, poll, [batch])
-                stores[during[0]].append(time.perf_counter() - started)
-                arrived[0] += len(batch[1]) if during[0] else 0
-                await asyncio.sleep(0.02)
-
-        async def reading_on() -> None:
-            text = f"SELECT * FROM soc.alerts WHERE tenant_id = '{tenant}' ORDER BY last_processed_at DESC LIMIT 50"
-            while not over.is_set():
-                started = time.perf_counter()
-                await reading.fetch(text)
-                reads[during[0]].append(time.perf_counter() - started)
-                await asyncio.sleep(0.02)
-
-        async def looking_on() -> None:
-            while not over.is_set():
-                waits[0] += 1
-                waits[1] += await looking.fetchval(
-                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                )
-                await asyncio.sleep(0.01)
-
-        async with asyncio.TaskGroup() as group:
-            for work in (storing_on, reading_on, looking_on):
-                group.create_task(work())
-            await asyncio.sleep(3)
-            wal = await admin.fetchval("SELECT pg_current_wal_insert_lsn()")
-            before = await admin.fetchval("SELECT count(*) FROM alertwell.alert")
-            async with database.connection() as connection:
-                backend = await connection.fetchval("SELECT pg_backend_pid()")
-            cpu = running(backend)
-            during[0], waits[:] = True, [0, 0]
-            started = time.perf_counter()
-            keep = retention.Keep(
-                timedelta(days=filling.DAYS - 1),
-                timedelta(days=filling.DAYS_OF_CHANGES - 1),
-                timedelta(days=filling.DAYS_OF_POLLS - 1),
-                timedelta(days=filling.DAYS_OF_CHANGES),
-            )
-            await retention.prune(database, keep)
-            wall = time.perf_counter() - started
-            during[0] = False
-            cpu = running(backend) - cpu
-            wal = await admin.fetchval("SELECT pg_current_wal_insert_lsn() - $1::pg_lsn", wal)
-            over.set()
-        await asyncio.sleep(2)  # what the sessions counted is told
-        gone = before - await admin.fetchval("SELECT count(*) FROM alertwell.alert") + arrived[0]
-        self.say("a day goes: s", wall)
-        self.say("a day goes: about so many alerts", float(gone))
-        self.say("a day goes: WAL, MB", float(wal) / 1e6)
-        self.say("a day goes: server CPU, s", cpu)
-        self.say("a day goes: lock waits seen (of so many looks)", float(waits[1]))
-        for name, times in (("a store of 20", stores), ("newest 50", reads)):
-            for when, word in ((False, "before"), (True, "meanwhile")):
-                found = sorted(times[when]) or [0.0]
-                self.say(f"a day goes: {name}, {word}: median ms", statistics.median(found) * 1e3)
-                self.say(f"a day goes: {name}, {word}: longest ms", found[-1] * 1e3)
-        dead = await admin.fetchval(
-            "SELECT sum(n_dead_tup) FROM pg_stat_user_tables WHERE relname = ANY ($1)", list(filling.TABLES)
-        )
-        self.say("a day goes: dead rows left", float(dead or 0))
-        started = time.perf_counter()
-        for name in filling.TABLES:
-            await admin.execute(f"VACUUM alertwell.{name}")
-        self.say("a day goes: VACUUM after it, s", time.perf_counter() - started)
-
-
-async def store(
-    database: pool.Database, owned: dict[UUID, model.Lease], poll: storing.Poll, batches: Batches
-) -> None:
-    """The batches as a poll stores them."""
-    for tenant, batch in batches:
-        found = await alerts.sort(database, tenant, "siem", batch)
-        harvest = storing.Harvest(
-            found, lambda _: "live", (), 0, len(batch), None, Intervals(), Intervals(), None
-        )
-        counts = (await storing.store(database, owned[tenant], "siem", poll, harvest)).counts
-        if counts.inserted != len(batch):
-            raise SystemExit(f"{counts} where {len(batch)} were new")
 
 
 async def main(sizes: list[int], path: Path | None, *, explain: bool) -> None:

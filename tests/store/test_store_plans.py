@@ -210,7 +210,7 @@ async def test_an_alert_by_its_id(reader: asyncpg.Connection):
         reader, "SELECT * FROM soc.alerts WHERE tenant_id = $1 AND alert_id = $2", rows.tenant_id(7), "46"
     )
     assert ("alert_by_alert_id" in indexes, whole) == (True, set())
-    assert looked < 50
+    assert looked < 200  # tenants and readers among them
 
 
 async def test_the_newest_alerts_of_a_tenant_are_not_sorted(reader: asyncpg.Connection):
@@ -223,6 +223,33 @@ async def test_the_newest_alerts_of_a_tenant_are_not_sorted(reader: asyncpg.Conn
     )
     assert ("alert_newest" in indexes, whole) == (True, set())
     assert looked < 200  # of its 500
+
+
+async def test_the_newest_alerts_of_a_reader_of_three(postgres: postgres.Server, many: str):
+    """Each of its tenants is read in the order of its index; and readers of any number see the newest of exactly theirs."""
+    connection = await asyncpg.connect(postgres.admin(many))
+    try:
+        await connection.execute("SET ROLE plans_three; SET jit = off; SET random_page_cost = 1.1")
+        newest = "FROM soc.alerts ORDER BY last_processed_at DESC LIMIT 100"
+        indexes, whole, looked = await read(connection, f"SELECT tenant_id {newest}")
+        assert ("alert_newest" in indexes, whole) == (True, set())
+        assert looked < 600
+        await connection.execute("RESET ROLE")
+        for role, seen in READERS.items():
+            tenants = [one for one in seen if one is not None] or [rows.tenant_id(n) for n in range(1, 41)]
+            newest_of_all = await connection.fetch(
+                """
+                SELECT tenant_id, full_id FROM alertwell.alert WHERE tenant_id = ANY ($1)
+                ORDER BY last_processed_at DESC LIMIT 100
+                """,
+                tenants,
+            )
+            await connection.execute(f"SET ROLE {role}")
+            assert await connection.fetch(f"SELECT tenant_id, full_id {newest}") == newest_of_all, role
+            assert await connection.fetchval("SELECT count(*) FROM soc.alerts") == 500 * len(tenants)
+            await connection.execute("RESET ROLE")
+    finally:
+        await connection.close()
 
 
 async def test_one_severity_since_a_time(reader: asyncpg.Connection):
