@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 READY := $(VENV)/.ready
+STORM = $(BIN)/python -m tests.chaos.run $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON))
 export UV_NO_PROGRESS := 1
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check audit format lock clean
+.PHONY: help setup demo test chaos soak bench check audit format lock clean
 
 help:  ## What there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -32,8 +33,13 @@ demo: $(READY)  ## The whole of it against a bundled simulator; nothing to confi
 test: $(READY)  ## All tests, against a real PostgreSQL that they bring along
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-chaos: $(READY)  ## What takes minutes: the tests that are marked so
+chaos: $(READY)  ## What takes minutes: the tests that are marked so, then a storm [MINUTES=5] [SEED=n] [JSON=file]
 	$(BIN)/python -m pytest -m chaos
+	$(STORM) --minutes $(or $(MINUTES),5)
+
+soak: $(READY)  ## The storm for HOURS=n, calmer, and what grows meanwhile [SEED=n] [JSON=file]
+	$(if $(HOURS),,$(error HOURS=n says how long, such as make soak HOURS=8))
+	$(STORM) --hours $(HOURS)
 
 check: $(READY)  ## Formatting, lint, types, layers
 	$(BIN)/ruff format --check .
@@ -54,5 +60,13 @@ lock: $(READY)  ## Resolve dependencies anew, with hashes and without addresses
 	$(UV) pip compile --upgrade --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		pyproject.toml --extra embedded --group dev -o requirements-dev.lock
 
+bench: $(READY) $(RIVALS)/.ready  ## One table against dlt and the floor of the database (QUICK=1: in two minutes, nothing kept)
+	PYTHONPATH=. $(BIN)/python benchmarks/bench.py --rivals $(RIVALS)/bin/python $(if $(QUICK),--quick)
+
+$(RIVALS)/.ready: benchmarks/rivals.lock
+	@$(PYTHON) -m venv --without-pip $(RIVALS)
+	VIRTUAL_ENV=$(CURDIR)/$(RIVALS) $(UV) pip install --quiet --require-hashes -r benchmarks/rivals.lock
+	@touch $@
+
 clean:  ## Remove what setup and runs made, the demo's database included
-	rm -rf $(VENV) .alertwell .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(RIVALS) .alertwell .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

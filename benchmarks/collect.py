@@ -4,7 +4,8 @@
     .venv/bin/python benchmarks/collect.py idle      # 5,000 tenants with nothing new, 60 s interval
     .venv/bin/python benchmarks/collect.py backlog   # 200,000 alerts of one tenant beside 50 live ones
 
-Each prints one table row a figure. They are no tests: they fail only where the result is wrong. Run them on a quiet machine.
+Each prints one table row a figure; with --json one object, for `bench.py`. They are no tests: they fail only where the result is
+wrong. Run them on a quiet machine.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -83,23 +86,32 @@ def now_rss() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
 
 
-async def measure(scenario: str, scale: float, seconds: float) -> None:
+@contextmanager
+def simulated(scenario: str, scale: float, folder: Path) -> Iterator[dict]:
+    """A simulator in a process of its own, for as long as the context lasts: where it is, and what it shows."""
+    command = [sys.executable, __file__, scenario, "--scale", str(scale), "--serve", str(folder)]
+    simulator = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert simulator.stdin is not None
+    assert simulator.stdout is not None
+    try:
+        yield json.loads(simulator.stdout.readline())
+    finally:
+        simulator.stdin.close()
+        simulator.wait()
+
+
+async def measure(scenario: str, scale: float, seconds: float, against: Path | None) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command = [sys.executable, __file__, scenario, "--scale", str(scale), "--serve", name]
-        simulator = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        try:
-            assert simulator.stdout is not None
-            said = json.loads(simulator.stdout.readline())
+        if against is not None:
+            said = json.loads(against.read_text())
+            return await run(scenario, said, said["dsn"], folder, seconds)
+        with simulated(scenario, scale, folder) as said:
             async with Cluster(folder / "pg") as cluster:
-                await run(scenario, said, cluster.dsn, folder, seconds)
-        finally:
-            assert simulator.stdin is not None
-            simulator.stdin.close()
-            simulator.wait()
+                return await run(scenario, said, cluster.dsn, folder, seconds)
 
 
-async def run(scenario: str, said: dict, dsn: str, folder: Path, seconds: float) -> None:
+async def run(scenario: str, said: dict, dsn: str, folder: Path, seconds: float) -> dict[str, float]:
     log.configure("warning", "json", (folder / "log").open("w"))
     await schema.migrate(dsn)
     config = settings.load(
@@ -120,24 +132,23 @@ async def run(scenario: str, said: dict, dsn: str, folder: Path, seconds: float)
         await enrolments.enrol(database, customers, lookback=config.initial_lookback)
         started, (cpu, _) = time.monotonic(), used()
         async with app.collector(config, dsn) as running:
+            process.settle()
             if scenario == "idle":
-                await idle(running, len(customers), seconds)
-            else:
-                await drain(scenario, running, database, said, started, cpu)
+                return await idle(running, len(customers), seconds)
+            return await drain(scenario, running, database, said, started, cpu)
 
 
-async def drain(scenario, running, database, said, started, cpu) -> None:
+async def drain(scenario, running, database, said, started, cpu) -> dict[str, float]:
     wanted = sum(said["counts"].values())
     while True:
         async with database.connection() as connection:
-            stored = await connection.fetchval("SELECT count(*) FROM alertwell.alert")
-            numbered = await connection.fetchval("SELECT last_seq FROM alertwell.feed_head")
-        if min(stored, numbered) >= wanted:
-            break
+            if await connection.fetchval("SELECT last_seq FROM alertwell.feed_head") >= wanted:
+                break
         await asyncio.sleep(0.05)
     wall, (spent, peak) = time.monotonic() - started, used()
     spent -= cpu
     async with database.connection() as connection:
+        stored = await connection.fetchval("SELECT count(*) FROM alertwell.alert")
         doubled = stored - await connection.fetchval(
             "SELECT count(*) FROM (SELECT DISTINCT tenant_id, full_id FROM alertwell.alert) d"
         )
@@ -149,9 +160,18 @@ async def drain(scenario, running, database, said, started, cpu) -> None:
     row("alert table with indexes", f"{size / stored:,.0f} bytes an alert")
     if scenario == "backlog":
         lags(running)
+    return {
+        "alerts": stored,
+        "missing": wanted - stored + doubled,
+        "doubled": doubled,
+        "seconds": wall,
+        "cpu": spent,
+        "peak_mib": peak,
+        "bytes": size / stored,
+    }
 
 
-async def idle(running, tenant_count: int, seconds: float) -> None:
+async def idle(running, tenant_count: int, seconds: float) -> dict[str, float]:
     measured = running.metrics
 
     def polls() -> float:
@@ -171,6 +191,7 @@ async def idle(running, tenant_count: int, seconds: float) -> None:
     )
     row("peak RSS", f"{peak:.0f} MiB (now {now_rss():.0f})")
     lags(running, late)
+    return {"polls": done, "seconds": wall, "cpu": spent - cpu, "peak_mib": peak}
 
 
 def lag_buckets(running) -> dict[str, float]:
@@ -190,7 +211,7 @@ def lags(running, before: dict[str, float] | None = None) -> None:
 
 
 def row(what: str, figure: str) -> None:
-    print(f"| {what} | {figure} |", flush=True)
+    print(f"| {what} | {figure} |", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -200,17 +221,21 @@ def main() -> None:
     parser.add_argument("scenario", choices=["ingest", "idle", "backlog"])
     parser.add_argument("--scale", type=float, default=1.0, help="of the tenants or alerts")
     parser.add_argument("--seconds", type=float, default=120.0, help="of the idle measurement")
+    parser.add_argument("--json", action="store_true", help="print the figures as one object")
+    parser.add_argument("--against", type=Path, help="a file that says where simulator and database are")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         asyncio.run(serve(options.scenario, options.scale, options.serve))
         return
-    print(
-        f"| {options.scenario} (scale {options.scale:g}) | {os.cpu_count()} cores, Python {platform.python_version()} |"
+    row(
+        f"{options.scenario} (scale {options.scale:g})",
+        f"{os.cpu_count()} cores, Python {platform.python_version()}",
     )
-    print("|---|---|", flush=True)
     with asyncio.Runner(loop_factory=process.loop_factory()) as runner:
-        runner.run(measure(options.scenario, options.scale, options.seconds))
+        found = runner.run(measure(options.scenario, options.scale, options.seconds, options.against))
+    if options.json:
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def newer(number: int, now: datetime, version: int) -> model.Alert:
         last_processed_at=now,
         source_updated_text=str(now),
         content_hash=-1 - number - version,
-        raw=json.dumps({**record, "description": "what was seen " * 40}),
+        raw=json.dumps({**record, "description": "what was seen " * 40}).encode(),
         incident_id=str(number // 5),
         title=f"Suspicious process {number % 100}",
         status="resolved",

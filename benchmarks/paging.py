@@ -27,7 +27,7 @@ from uuid import UUID, uuid4
 
 from service import clouds, log, model, parts
 from service.auth import modes, tokens
-from service.ingest import owned, plan, reading, slots, turn
+from service.ingest import owned, plan, reading, slots, turn, unpacking
 from service.metrics import Metrics
 from service.simulator import defender, graph, mde, server, ticks, world, xdr
 from service.sources import registry
@@ -112,6 +112,7 @@ async def measure(
             sources=registry.SOURCES,
             rules=plan.Rules(timedelta(minutes=1), timedelta(hours=2), timedelta(minutes=10)),
             clock=reading.Clock(),
+            unpacking=unpacking.Unpacking(32 * 2**20, at_once=2),
             metrics=Metrics("0"),
         )
         mine = await _take(database, source, parameters)

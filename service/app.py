@@ -31,6 +31,7 @@ from service.ingest import (
     retention,
     scheduler,
     sequencer,
+    unpacking,
     worker,
 )
 from service.metrics import Metrics
@@ -58,7 +59,7 @@ class Collector:
     metrics: Metrics
     port: int
     failed: asyncio.Future[None]
-    """Ends with an exception when a root task dies: then the process should end too."""
+    """Ends with an exception when a root task dies, or the schema needs newer software: then the process should end too."""
     public_port: int | None = None
     """Where the consent callback listens, where it does."""
 
@@ -106,13 +107,15 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         served = server.application(probes.Probes(live, ready), measured)
         web = await stack.enter_async_context(server.Server(config.http_host, config.http_port, served))
         database = await stack.enter_async_context(
-            pool.open_database(dsn, size=config.database_pool_size, patient=True)
+            pool.open_database(
+                dsn, size=config.database_pool_size, patient=True, pooler=config.database_pooler
+            )
         )
         # apart from the polls' connections: heartbeats do not queue behind a backlog that is being stored
         control = await stack.enter_async_context(
-            pool.open_database(dsn, size=_CONTROL_CONNECTIONS, patient=True)
+            pool.open_database(dsn, size=_CONTROL_CONNECTIONS, patient=True, pooler=config.database_pooler)
         )
-        await schema.check(control)
+        await pool.patiently(partial(schema.check, control))
         measured.database_up.set(1)
 
         restored = asyncio.Event()
@@ -131,13 +134,19 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
                 config.overlap_max,
                 config.sweep_span,
                 config.sweep_interval,
+                target_bytes=plan.target_bytes(config.max_body_bytes),
             ),
             clock=reading.Clock(),
             metrics=measured,
+            unpacking=unpacking.Unpacking(config.max_body_bytes, at_once=config.database_pool_size // 2),
             fallback=parts.fallback(config),
         )
         polls = worker.Worker(
-            desk, replica_id, slots=config.max_concurrent_polls, budget=config.poll_budget.total_seconds()
+            desk,
+            replica_id,
+            slots=config.max_concurrent_polls,
+            budget=config.poll_budget.total_seconds(),
+            stalled=door.in_flight.stalled,
         )
 
         def forget(tenant_id: UUID) -> None:
@@ -185,10 +194,22 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
             measured.feed_unnumbered.set(behind.unnumbered)
             measured.feed_oldest_unnumbered_seconds.set(behind.oldest_seconds)
 
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def fits() -> None:
+            # a migration has ended what this version needs: it would only fail, poll by poll
+            try:
+                await schema.check(control)
+            except errors.SchemaMismatch as mismatch:
+                if not failed.done():
+                    _log.error("schema_mismatch", error=str(mismatch))
+                    failed.set_exception(mismatch)
+
         keep = retention.Keep(
             config.retention, config.retention_changes, config.retention_polls, config.retention_rejects
         )
         clock.every(ttl / 4, owner.round, name="ownership")
+        clock.every(ttl / 4, fits, name="schema")
         clock.every(_TICK, tick, name="tick")
         clock.every(_TICK, owner.look, name="roster")
         clock.every(_TICK, proofs.round, name="proofs")
@@ -199,7 +220,6 @@ async def collector(config: settings.Settings, dsn: str) -> AsyncIterator[Collec
         clock.every(_HORIZON_EVERY, ends.round, name="horizon")
         clock.every(_RETENTION_EVERY, partial(retention.prune, control, keep), name="retention")
 
-        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await stack.enter_async_context(_root_task("sequencer", sequencer.run(control), failed))
         await stack.enter_async_context(clock)
         # first of all at the end: heartbeats go on while running polls get their grace
@@ -285,6 +305,7 @@ async def _serve(config: settings.Settings, stop: asyncio.Event, *, embedded: bo
                 await asyncio.gather(entering, return_exceptions=True)
                 return 0
             running = entering.result()
+            process.settle()
             watched: set[asyncio.Future[Any]] = {opening, running.failed}
             await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             broken = running.failed.done()

@@ -16,6 +16,9 @@ Who = Literal["operator", "customer", "Microsoft"]
 
 SOURCE_GONE: Final = "source_gone"
 """The cause of a stream that is retired: no error of its own has it."""
+SILENT: Final = "silent"
+NOT_RETURNED: Final = "not_returned"
+"""Causes of streams whose polls are well, but for what they bring: no error has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +213,19 @@ CAUSES: Final[Mapping[str, Cause]] = {
     ),
     "entra_fault": Cause(
         "Microsoft", "Entra has a lasting fault for the tenant", "Open a support ticket with Microsoft"
+    ),
+    # the API answers, and what it answers is not what it should be
+    SILENT: Cause(
+        "customer",
+        "no records come where they used to, beyond chance",
+        "Compare with the customer's portal: where that is empty too, ask about sensors, the licence, and another product in "
+        "Defender's place; where it is not, try the API: alertwell doctor --tenant {tenant}",
+    ),
+    NOT_RETURNED: Cause(
+        "Microsoft",
+        "the API does not return records that it returned before",
+        "Compare with the customer's portal: where the records are there, open a support ticket with Microsoft; where they are "
+        "not, somebody has deleted them, or the app sees fewer devices than before. It is asked again every hour, for seven days",
     ),
     SOURCE_GONE: Cause(
         "operator",

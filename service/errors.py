@@ -79,7 +79,8 @@ class LeaseLost(AlertwellError):
 class PollFailure(AlertwellError):
     """A request did not bring what was asked for. `retry_after` is in seconds, where the answer named a time.
 
-    `sample` holds the first bytes of a body that could not be used, for soc.rejects.
+    `sample` holds the first bytes of a body that could not be used, for soc.rejects. `asked` is false where the API was never
+    reached, for want of a token or a way: then nothing is said of what was asked for.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class PollFailure(AlertwellError):
         self.status = status
         self.retry_after = retry_after
         self.sample = sample
+        self.asked = True
 
 
 class Throttled(PollFailure):

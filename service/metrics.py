@@ -81,6 +81,10 @@ class Metrics:
             "Streams of this replica's tenants that a person must mend, by cause.",
             "cause",
         )
+        self.silent_streams = gauge(
+            "silent_streams",
+            "Streams of this replica's tenants that bring nothing where they used to, or not what they brought before.",
+        )
         self.data_age_seconds_max = gauge(
             "data_age_seconds_max", "Seconds since the oldest stream's last proof."
         )

@@ -16,6 +16,7 @@ TenantState = Literal["pending", "active", "paused", "removed"]
 StreamState = Literal["new", "ok", "catching_up", "throttled", "degraded", "needs_attention", "retired"]
 Arrival = Literal["live", "catch_up", "initial", "backfill", "sweep", "fallback"]
 WindowKind = Literal["live", "gap", "sweep"]
+Pooler = Literal["none", "transaction"]
 CredentialKind = Literal["client_secret", "certificate", "federated", "delegated"]
 
 SEVERITIES = ("unknown", "informational", "low", "medium", "high")
@@ -78,11 +79,13 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Which replica owns a tenant; `epoch` fences late writers."""
+    """Which replica owns a tenant; `epoch` fences late writers, `server` those whose picture is another server's."""
 
     tenant_id: UUID
     owner: UUID
     epoch: int
+    server: str
+    """The life of the server that it was taken on (store.servers): after a failover the same epoch may come twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,8 @@ class Answer:
 
 
 class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """One record as a source read it. `raw` is the record's JSON as it came; text that is empty at the source is None.
+    """One record as a source read it. `raw` is the record's JSON as it came, in UTF-8; text that is empty at the source is
+    None.
 
     `last_processed_at` is the source's own update time floored to microseconds, `source_updated_text` the same as it was written
     (up to seven fraction digits). `raw_exact` holds the record's bytes only where jsonb cannot hold them unchanged (NUL escapes,
@@ -122,7 +126,7 @@ class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     last_processed_at: datetime
     source_updated_text: str
     content_hash: int
-    raw: str
+    raw: bytes
     raw_exact: bytes | None = None
     alert_id: str | None = None
     incident_id: str | None = None
@@ -160,16 +164,17 @@ class Incident(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One incident as a source read it. `last_update` is the source's own update time floored to microseconds,
     `source_updated_text` the same as it was written.
 
-    `raw` is the record's JSON without its member `alerts`: these are alerts of their own in the same page, with this incident's
-    id. `alert_ids` names them by `Alert.alert_id`, None where the answer did not include them. `content_hash` is of `raw` (or of
-    `raw_exact`, as in Alert) and of the ids in one order. `redirect_incident_id` is the incident that this one was merged into.
+    `raw` is the record's JSON (UTF-8) without its member `alerts`: these are alerts of their own in the same page, with this
+    incident's id. `alert_ids` names them by `Alert.alert_id`, None where the answer did not include them. `content_hash` is of
+    `raw` (or of `raw_exact`, as in Alert) and of the ids in one order. `redirect_incident_id` is the incident that this one was
+    merged into.
     """
 
     incident_id: str
     last_update: datetime
     source_updated_text: str
     content_hash: int
-    raw: str
+    raw: bytes
     raw_exact: bytes | None = None
     title: str | None = None
     severity_rank: int = 0
@@ -232,7 +237,7 @@ class Sweep:
 
     `span` is [since, until) of what it is to read again, None before the first; `left` the part of that which it has not read
     yet, empty where none is under way. `late` and `greatest` tell of what it found that came late: how many records, and how
-    late the latest of them.
+    late the latest of them. Of `held` records its answers did not have `missing`.
     """
 
     started_at: datetime
@@ -240,6 +245,29 @@ class Sweep:
     left: Intervals = Intervals()
     late: int = 0
     greatest: timedelta = timedelta()
+    held: int = 0
+    missing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """What is usual of a stream. `hours` are hours of update time with records: bit n is the hour n before `last` (hours since
+    1970). Records held since `began_at` can be asked for again; None until the owner has said it. `weekly` is in how many hours
+    of a week there are records, None until enough is learned, and `silent_since` set where it is silent beyond chance.
+
+    A sweep of `missing_span`, begun at `missing_since`, had fewer than half of what is held of it; once another one confirms it,
+    `missing` of `held` records are not returned any more.
+    """
+
+    began_at: datetime | None = None
+    last: int = 0
+    hours: int = 0
+    weekly: float | None = None
+    silent_since: datetime | None = None
+    missing: int = 0
+    held: int = 0
+    missing_since: datetime | None = None
+    missing_span: tuple[datetime, datetime] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,39 +282,6 @@ class Learned:
     lateness: Mapping[int, int]
     observed: timedelta | None
     sweep: Sweep | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """One tenant's feed from one source, as its row and its progress say. The owner's copy moves on with what it stores.
-
-    `coverage` holds all that is proven; `unfolded` is the part of it that stands in stream_progress (or nowhere yet) and
-    joins the stream's row with the next storing transaction or flush. `overlap` is None until one was learned. `gone_since` is
-    when the source was first missing without having been back since; `cause` the word (of `causes`) for what a person must mend;
-    `history` how alerts from before `enrolled_at` arrive. `gap_share` is what reading `backfill` may take of the source's quota,
-    None where nobody said. `lateness` counts what came late, by how late, as `ingest.lateness` does. `sweep` is None until the
-    row says when the last one began.
-    """
-
-    tenant_id: UUID
-    source: str
-    parameters: Mapping[str, Any]
-    enrolled_at: datetime
-    wanted: Intervals
-    backfill: Intervals = Intervals()
-    coverage: Intervals = Intervals()
-    unfolded: Intervals = Intervals()
-    watermark: datetime | None = None
-    overlap: timedelta | None = None
-    failures: int = 0
-    state: StreamState = "new"
-    state_reason: str | None = None
-    cause: str | None = None
-    gone_since: datetime | None = None
-    history: Arrival = "initial"
-    gap_share: float | None = None
-    lateness: Mapping[int, int] = field(default_factory=dict)
-    sweep: Sweep | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,3 +316,39 @@ class Counts:
     def balanced(self) -> bool:
         parts = self.inserted + self.updated + self.unchanged + self.stale + self.duplicate + self.rejected
         return self.items == parts
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One tenant's feed from one source, as its row and its progress say. The owner's copy moves on with what it stores.
+
+    `coverage` holds all that is proven; `unfolded` is the part of it that stands in stream_progress (or nowhere yet) and
+    joins the stream's row with the next storing transaction or flush. `overlap` is None until one was learned. `gone_since` is
+    when the source was first missing without having been back since; `cause` the word (of `causes`) for what a person must mend;
+    `history` how alerts from before `enrolled_at` arrive. `gap_share` is what reading `backfill` may take of the source's quota,
+    None where nobody said. `lateness` counts what came late, by how late, as `ingest.lateness` does. `sweep` is None until the
+    row says when the last one began. `idle` counts the items of all answers of which nothing had to be stored, since it was
+    enrolled.
+    """
+
+    tenant_id: UUID
+    source: str
+    parameters: Mapping[str, Any]
+    enrolled_at: datetime
+    wanted: Intervals
+    backfill: Intervals = Intervals()
+    coverage: Intervals = Intervals()
+    unfolded: Intervals = Intervals()
+    watermark: datetime | None = None
+    overlap: timedelta | None = None
+    failures: int = 0
+    state: StreamState = "new"
+    state_reason: str | None = None
+    cause: str | None = None
+    gone_since: datetime | None = None
+    history: Arrival = "initial"
+    gap_share: float | None = None
+    lateness: Mapping[int, int] = field(default_factory=dict)
+    sweep: Sweep | None = None
+    volume: Volume = Volume()
+    idle: Counts = Counts()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from service.store import schema
 
 revision = "0017"
-down_revision = "0015"
+down_revision = "0013"
 
 
 def upgrade() -> None:

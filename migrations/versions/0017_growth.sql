@@ -19,7 +19,7 @@ ALTER TABLE alertwell.alert_change SET (autovacuum_vacuum_scale_factor = 0.02, a
 ALTER TABLE alertwell.feed SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 ALTER TABLE alertwell.poll SET (autovacuum_vacuum_scale_factor = 0.02);
 
--- The newest from an index, as it is for merged alerts since 0015: each branch of the wall is ordered by itself, the first 4 tenants of
+-- The newest from an index, as it is for merged alerts since 0012: each branch of the wall is ordered by itself, the first 4 tenants of
 -- a reader have one each, and a LIMIT ends them all. A branch is a barrier of its own.
 CREATE OR REPLACE VIEW alertwell.alert_for_all WITH (security_barrier) AS
 SELECT a.* FROM alertwell.alert_with_tenant a

@@ -50,12 +50,12 @@ def check(
     tid = claims.get("tid")
     if tid is not None and (not isinstance(tid, str) or tid.lower() != str(tenant_id)):
         raise errors.Attention(
-            "Entra gave a token of another tenant; it is not used. Check the tenant id and AUTHORITY_URL",
+            "Entra gave a token of another tenant; it is not used",
             code="wrong_tenant",
         )
     if not _fits(claims.get("aud"), audience):
         raise errors.Attention(
-            f"Entra gave a token for another API than {audience}; it is not used. Check the resource in the settings",
+            f"Entra gave a token for another API than {audience}; it is not used",
             code="wrong_audience",
         )
     if now is not None:

@@ -73,6 +73,8 @@ class Holding:
     breakers: dict[modes.Identity, breaker.Breaker] = field(default_factory=dict, repr=False)
     memory: wire.Memory = field(default_factory=dict, repr=False)
     renewed: dict[model.Credential, bytes] = field(default_factory=dict, repr=False)
+    probation: bool = False
+    """Whether the last request for a token of this tenant brought no answer."""
 
     def sealed(self, credential: model.Credential) -> bytes:
         """The newest that is known of a credential: a sign-in gets another refresh token with each renewal."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -169,6 +170,7 @@ class Tokens:
             slot.flight = None
         now = time.monotonic()
         result = "ok"
+        self._judge(access.tenant.tenant_id, outcome)
         if isinstance(outcome, replies.Grant):
             slot.keep(outcome, now, spread=access.tenant.tenant_id.int % 997 / 997)
         else:
@@ -179,19 +181,27 @@ class Tokens:
             self._observe(service, result, now - started)
         return outcome
 
+    def _judge(self, tenant_id: UUID, outcome: slots.Outcome) -> None:
+        """A tenant that got no answer has fewer places until it gets one; one that got no place is as it was."""
+        holding = self._tenants.get(tenant_id)
+        if holding is not None and not isinstance(outcome, threads.Crowded):
+            holding.probation = isinstance(outcome, errors.Transient)
+
     async def _fetch(self, access: model.Access, service: str, slot: slots.Slot) -> replies.Grant:
         tenant = access.tenant
         audience = self._endpoints.audience(service, tenant.cloud)
         authority = f"{self._endpoints.authority(tenant.cloud)}/{tenant.tenant_id}"
-        apps = self._choice.apps(access, self._holding(tenant.tenant_id), authority)
+        holding = self._holding(tenant.tenant_id)
+        apps = self._choice.apps(access, holding, authority)
+        places = partial(self._places.place, probation=holding.probation)
         try:
-            grant = await self._grant(apps, audience, slot.form, _subject(access))
+            grant = await self._grant(apps, places, audience, slot.form, _subject(access))
         except replies.FormRefused:
             if not self._both_forms(service):
                 raise
             grant = None
         if grant is None:
-            grant = await self._grant(apps, audience, _other(slot.form), _subject(access))
+            grant = await self._grant(apps, places, audience, _other(slot.form), _subject(access))
             slot.form = _other(slot.form)
             _log.info("token.form_changed", service=service, form=slot.form)
         check = partial(
@@ -216,6 +226,7 @@ class Tokens:
     async def _grant(
         self,
         apps: list[tuple[entra.App, breaker.Breaker]],
+        places: Callable[[], AbstractAsyncContextManager[threads.Place]],
         audience: str,
         form: slots.Form,
         subject: UUID | None,
@@ -224,7 +235,7 @@ class Tokens:
         refusals = []
         for app, guard in apps:
             try:
-                async with self._places.place() as place, guard.guard(subject):
+                async with places() as place, guard.guard(subject):
                     grant = await self._ask(place, app, audience, form)
             except errors.CredentialRefused as refusal:
                 refusals.append((app.identity.kind, refusal))

@@ -249,6 +249,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _fault(error: Exception) -> errors.PollFailure:
     if isinstance(error, requests.exceptions.SSLError | ssl.SSLError):
+        # a connection that ends in the middle of the handshake says nothing of certificates
+        if any(isinstance(each, ssl.SSLEOFError) for each in _chain(error)):
+            return errors.Transient("Entra cannot be reached, or ended the connection")
         return untrusted()
     # A time-out inside the body comes wrapped in a ConnectionError.
     inner = error.args[0] if error.args else None

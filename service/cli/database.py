@@ -51,7 +51,7 @@ def work(settings: Settings, task: Callable[[pool.Database], Awaitable[T]], *, c
     from service.store import pool, schema
 
     async def go() -> T:
-        async with pool.open_database(address(settings), size=2) as database:
+        async with pool.open_database(address(settings), size=2, pooler=settings.database_pooler) as database:
             if check:
                 await schema.check(database)
             return await task(database)

@@ -110,11 +110,17 @@ def migrate(
     """
     import asyncio
 
-    from service import settings
+    from service import errors, settings
     from service.store import roles as groups
     from service.store import schema
 
-    dsn = database.address(settings.load())
+    loaded = settings.load()
+    if loaded.database_pooler != "none":
+        raise errors.BadSetting(
+            f"ALERTWELL_DATABASE_POOLER={loaded.database_pooler!r}: a migration needs a session of its own. Run it with "
+            "ALERTWELL_DATABASE_POOLER=none and ALERTWELL_DATABASE_URL naming the server itself"
+        )
+    dsn = database.address(loaded)
     if roles:
         for statement in asyncio.run(groups.for_administrator(dsn, whole=True)):
             output.say(f"{statement};")

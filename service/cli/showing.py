@@ -93,10 +93,22 @@ def _stream(stream: Mapping[str, Any]) -> None:
         "last success": output.when(stream["last_success_at"]),
         "late arrivals": stream["late_arrivals"] or None,
         "last verified": output.when(stream["last_verified_at"]),
+        "usual": None
+        if stream["expected"] is None
+        else f"records in {stream['expected']:.0f} hours of a week",
+        "silent since": output.when(stream["silent_since"]) if stream["silent_since"] else None,
+        "items": accounting(stream) if stream["items"] else None,
     }
     for fact, value in facts.items():
         if value is not None:
             output.say(f"  {fact:<13} {output.printable(output.cell(value))}")
+
+
+def accounting(counts: Mapping[str, Any]) -> str:
+    """Items, and what became of them; what did not happen is left out."""
+    outcomes = ("inserted", "updated", "unchanged", "stale", "duplicate", "rejected")
+    parts = ", ".join(f"{counts[name]} {name}" for name in outcomes if counts[name])
+    return f"{counts['items']}: {parts}" if parts else str(counts["items"])
 
 
 def backfills(rows: Sequence[Mapping[str, Any]], *, most: int = LAST) -> None:

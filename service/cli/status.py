@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Grade = Literal["OK", "WARNING", "CRITICAL"]
 CODES: Final[dict[Grade, int]] = {"OK": 0, "WARNING": 1, "CRITICAL": 2}
 MOST_LISTED: Final = 20
+MOST_NAMED: Final = 3
 
 EPILOG: Final = epilog.lines(
     """
@@ -25,10 +26,11 @@ EPILOG: Final = epilog.lines(
       alertwell status
       alertwell status --max-age 5m
       alertwell status --json | jq .oldest.data_age_seconds
+      alertwell status --json | jq -r '.replicas[] | .host as $host | .polls[] | [$host, .name] | @tsv'
 
     With --max-age, for Nagios and its kin (the first line says what it is, with performance data):
       0  OK        all data are younger, nothing is missing
-      1  WARNING   there are gaps, or streams that need a person's attention
+      1  WARNING   there are gaps, silent streams, or streams that need a person's attention
       2  CRITICAL  data of an enabled stream are older, no replica lives, or the database or its schema cannot be used
 
       ALERTWELL OK - 1200 streams, oldest data 12 s | age=12s;300;300;0 gaps=0s;0;;0 attention=0;0;;0 replicas=2;;1:;0
@@ -114,6 +116,8 @@ def judge(seen: reports.Overview, limit: timedelta) -> Verdict:
         )
     if seen.attention:
         warning.append(f"{output.many(len(seen.attention), 'stream')} in need of attention")
+    if seen.silent:
+        warning.append(f"{output.many(len(seen.silent), 'silent stream')}")
     if seen.gaps["count"]:
         warning.append(
             f"{output.many(seen.gaps['count'], 'gap')} in {output.many(seen.gaps['streams'], 'stream')}"
@@ -154,12 +158,13 @@ def _print(seen: reports.Overview) -> None:
     output.say(f"streams   {output.counted(seen.streams)}")
     output.say(f"oldest    {oldest}")
     output.say(f"gaps      {gaps}")
+    output.say(f"items     {showing.accounting(seen.items)}")
     output.say(f"feed      head {feed['head_seq']}{behind}")
     polled = f", {output.many(seen.unowned, 'active tenant')} polled by nobody" if seen.unowned else ""
     output.say(f"replicas  {len(alive)} alive{polled}")
     if seen.replicas:
         output.table(
-            ("host", "replica", "version", "started", "last heartbeat", "tenants", ""),
+            ("host", "replica", "version", "started", "last heartbeat", "", "tenants"),
             [
                 (
                     r["host"],
@@ -167,8 +172,8 @@ def _print(seen: reports.Overview) -> None:
                     r["version"],
                     output.when(r["started_at"]),
                     output.when(r["heartbeat_at"]),
-                    r["tenants"],
                     "" if r["alive"] else "dead",
+                    _polled(r),
                 )
                 for r in seen.replicas
             ],
@@ -185,6 +190,24 @@ def _print(seen: reports.Overview) -> None:
             ],
             indent=2,
         )
+    if seen.silent:
+        output.say("\nsilent: the API answers, and does not bring what it used to")
+        output.table(
+            ("tenant", "source", "cause", "since", "reason"),
+            [
+                (
+                    _nagios_text(s["tenant_name"]),
+                    s["source"],
+                    s["cause"],
+                    output.when(s["since"]),
+                    _nagios_text(s["state_reason"] or ""),
+                )
+                for s in seen.silent[:MOST_LISTED]
+            ],
+            indent=2,
+        )
+        if len(seen.silent) > MOST_LISTED:
+            output.say(f"  … and {len(seen.silent) - MOST_LISTED} more: alertwell status --json")
     if seen.attention:
         output.say("\nneed attention")
         output.table(
@@ -220,6 +243,13 @@ async def _ending(loaded: Settings, opened: pool.Database) -> list[str]:
         endings = [*(shared.Shared(app).horizons() if app else ()), *endings]
     now = datetime.now(UTC)
     return [each.said(now) for each in endings if each.step(now) is not None]
+
+
+def _polled(replica: dict[str, Any]) -> str:
+    """How many tenants a replica polls, and the first of them by name."""
+    named = [_nagios_text(each["name"]) for each in replica["polls"][:MOST_NAMED]]
+    more = ["…"] if len(replica["polls"]) > MOST_NAMED else []
+    return f"{replica['tenants']}" + (f": {', '.join(named + more)}" if named else "")
 
 
 def _alive(seen: reports.Overview) -> list[dict[str, Any]]:

@@ -15,6 +15,8 @@ from service.store import checkup, pool, streams
 from service.transport import client
 
 _TRIED: Final = 5
+_NEVER: Final = timedelta(days=14)
+"""For so long a stream is enrolled before it is worth a word that it never brought anything."""
 OF_CREDENTIAL: Final = (
     "secret_wrong", "secret_expired", "secret_missing", "credential_refused", "certificate_refused", "certificate_expired",
     "federated_record_missing", "managed_identity_unavailable", "clock_skew",
@@ -119,7 +121,17 @@ async def of_stream(sender: client.Client, read: Read) -> list[Finding]:
     except errors.PollFailure as failure:
         return [Finding("tenant", read.subject, "broken", str(failure))]
     records = f"{page.items} record{'' if page.items == 1 else 's'}"
-    return [Finding("tenant", read.subject, "ok", f"token and call work, {records} in the last minute")]
+    said = f"token and call work, {records} in the last minute"
+    if page.items == 0 and read.stream.cause in (causes.SILENT, causes.NOT_RETURNED):
+        silent = causes.CAUSES[read.stream.cause]
+        told = f"token and call work, but {silent.meaning}"
+        return [Finding("tenant", read.subject, "warning", told, causes.remedy(silent, read.access))]
+    enrolled = datetime.now(UTC) - read.stream.enrolled_at
+    if page.items == 0 and read.stream.watermark is None and enrolled > _NEVER:
+        said += (
+            f"; and none ever in the {enrolled.days} days since it was enrolled: is Defender in use there?"
+        )
+    return [Finding("tenant", read.subject, "ok", said)]
 
 
 def _throttled(said: str, stream: model.Stream) -> str:

@@ -48,7 +48,9 @@ async def examine(wish: Wish) -> list[Finding]:
         database: pool.Database | None = None
         try:
             async with asyncio.timeout(wish.deadline):
-                database = await stack.enter_async_context(pool.open_database(wish.dsn(), size=2))
+                database = await stack.enter_async_context(
+                    pool.open_database(wish.dsn(), size=2, pooler=wish.config.database_pooler)
+                )
         except (errors.UserMistake, errors.DatabaseUnavailable) as error:
             found.append(Finding("database", "server", "broken", str(error)))
         except TimeoutError:

@@ -79,6 +79,11 @@ class Asking:
         own = self._tally.stream.parameters
         return {**own, "ordered": False} if own.get("ordered") and self._memory.ordered is False else own
 
+    def next_width(self, span: timedelta, got: reading.Reading) -> timedelta:
+        """How wide the next window may be, from what one of `span` brought."""
+        target = self._desk.rules.target_bytes
+        return plan.next_width(span, got.items, got.size, self.most, target_bytes=target)
+
     async def pages(self, window: model.Window, first: reading.Reading) -> str | None:
         """Read a full answer's window page by page; None where it is proven, else why it is not.
 
@@ -144,6 +149,10 @@ class Asking:
         tally.windows += 1
         tally.stored = tally.stored or got.stored
         tally.undated = tally.undated or not got.dated
+        if got.warnings and got.warnings != self._memory.warnings:  # said once, and then counted
+            for warning in got.warnings:
+                _log.warning("answer_warning", warning=warning)
+            self._memory.warnings = got.warnings
         if got.learned and window.kind != "sweep":
             tally.late += got.learned.late
             tally.greatest = max(tally.greatest, got.learned.greatest)
@@ -155,7 +164,7 @@ class Asking:
             tally.partial = tally.partial or got.partial
         if window.kind != "live" and further is None and (got.rest or not got.full):
             read = window.span - got.rest.span if got.rest else window.span
-            width = plan.next_width(read, got.items, got.size, self.most)
+            width = self.next_width(read, got)
             # what is read on from ends in a short part: four times that would be too narrow for the next window
             last_part = got.rest is None and tally.stream.parameters.get("ordered")
             self._memory.width = max(width, self._memory.width) if last_part else width

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Final
 
 from service import model
 from service.ingest import plan, ration
 from service.intervals import Intervals
+
+_DIGITS: Final = re.compile(r"\d+")
+_MOST_SAID: Final = 8
 
 
 @dataclass(slots=True)
@@ -27,7 +32,23 @@ class Memory:
     sweep_failures: int = 0
     sweep_after: float = 0.0
     """Monotonic seconds before which no sweep goes on."""
+    sweep_long_due: bool = False
+    """Whether the sweep that is under way was left waiting for longer than its interval."""
+    warnings: tuple[str, ...] = ()
+    """What the last answer that warned of something said."""
+    judged: tuple[int, int] | None = None
+    """The hour in which it was last judged whether the stream is silent, and the newest one with records then."""
     poison: list[tuple[Intervals, datetime]] = field(default_factory=list)
+    said: set[str] = field(default_factory=set)
+    """Why the live window failed since it was last well, as far as the log has it."""
+
+    def news(self, reason: str) -> bool:
+        """Whether a failure is to be logged: each reason once, whatever numbers are in it, and not without end."""
+        plain = _DIGITS.sub("", reason)
+        if plain in self.said or len(self.said) >= _MOST_SAID:
+            return False
+        self.said.add(plain)
+        return True
 
     def avoided(self, now: datetime) -> Intervals:
         """Parts that failed for good and are not due again yet."""

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import structlog
 
-from service import metrics, model
+from service import errors, metrics, model
 from service.ingest.worker import Worker
 from service.store import leases, pool, streams
 
@@ -47,15 +47,30 @@ class Ownership:
         """Monotonic time of the last heartbeat that the database has."""
 
     async def look(self) -> None:
-        """A round, if a person changed something since the last one or a poll lost its lease. Raises DatabaseUnavailable."""
+        """A round, if a person changed something since the last one, a poll lost its lease, or the last round failed.
+
+        Raises DatabaseUnavailable.
+        """
         if (
             self._worker.lease_lost.is_set()
+            or self._worker.outage.away
             or await leases.roster_version(self._database) != self._roster_version
         ):
             await self.round()
 
     async def round(self) -> None:
-        """Heartbeat, then bring what we poll in line with what we own. Raises DatabaseUnavailable."""
+        """Heartbeat, then bring what we poll in line with what we own. Raises DatabaseUnavailable: then nothing is polled
+        until a round succeeds.
+        """
+        try:
+            await self._round()
+        except errors.DatabaseUnavailable:
+            self._worker.outage.away = True
+            raise
+        self._worker.outage.away = False
+        self._worker.start_due()
+
+    async def _round(self) -> None:
         async with self._turn:
             self._worker.lease_lost.clear()
             asked = time.monotonic()
@@ -85,13 +100,13 @@ class Ownership:
             self._roster_version = fleet.roster_version
             self._metrics.replicas.set(fleet.alive)
             self._metrics.owned_tenants.set(len(self._worker.leases))
-        self._worker.start_due()
 
     async def _adopt(self, fresh: list[model.Lease]) -> None:
         taken: set[UUID] = set()
         for start in range(0, len(fresh), _LOAD_BATCH):
             batch = {lease.tenant_id: lease for lease in fresh[start : start + _LOAD_BATCH]}
-            loaded = await streams.load(self._database, list(batch))
+            # one that fails over in the middle of this is looked at again by the next round
+            loaded = await streams.load(self._database, list(batch), of=fresh[start].server)
             self._worker.adopt([(batch[item.stream.tenant_id], item) for item in loaded])
             taken |= {item.stream.tenant_id for item in loaded}
         if taken:  # a tenant whose streams are all disabled is looked at again each time

@@ -22,7 +22,9 @@ WIDEST: Final = timedelta(days=4)
 TARGET_ITEMS: Final = 4_000
 """Where an API has no largest page: small enough for one transaction of about a second."""
 TARGET_BYTES: Final = 20 * 1024 * 1024
-"""Under MAX_BODY_BYTES by so much that few answers are too large. Alerts of Defender for Endpoint weigh 4 KB, 10,000 a page."""
+"""Enough for the fewest requests that matter. Alerts of Defender for Endpoint weigh 4 KB, 10,000 a page."""
+_BODY_SHARE: Final = 0.6
+"""Of MAX_BODY_BYTES at most, so that few answers are too large."""
 TARGET_SHARE: Final = 0.7
 """Of what one answer can hold: fuller ones are too often cut, emptier ones too many."""
 MOST_RANGES: Final = 200
@@ -43,6 +45,12 @@ class Rules:
     sweep_span: timedelta = timedelta(hours=24)
     sweep_interval: timedelta = timedelta(hours=6)
     gone_for_good: timedelta = pacing.GONE_FOR_GOOD
+    target_bytes: int = TARGET_BYTES
+
+
+def target_bytes(max_body_bytes: int) -> int:
+    """How large the answer to a gap's window should be, where the largest that is read has so many bytes."""
+    return min(TARGET_BYTES, int(max_body_bytes * _BODY_SHARE))
 
 
 def overlap_of(stream: model.Stream, rules: Rules) -> timedelta:
@@ -94,14 +102,16 @@ def gap_window(open_gaps: Intervals, width: timedelta, kind: model.WindowKind = 
     return None
 
 
-def next_width(span: timedelta, items: int, size: int, most: int | None = None) -> timedelta:
-    """How wide the next gap window may be, from what one of `span` brought: aims at TARGET_BYTES, and at TARGET_SHARE of the
+def next_width(
+    span: timedelta, items: int, size: int, most: int | None = None, *, target_bytes: int = TARGET_BYTES
+) -> timedelta:
+    """How wide the next gap window may be, from what one of `span` brought: aims at `target_bytes`, and at TARGET_SHARE of the
     `most` records that an answer can hold, or TARGET_ITEMS where that is not known.
     """
     if not items:
         return min(span * 4, WIDEST)
     target = TARGET_ITEMS if most is None else most * TARGET_SHARE
-    factor = min(target / items, TARGET_BYTES / max(size, 1), 4.0)
+    factor = min(target / items, target_bytes / max(size, 1), 4.0)
     return max(min(span * factor, WIDEST), NARROWEST)
 
 

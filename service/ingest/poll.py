@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from service import errors, model
-from service.ingest import asking, memory, plan, ration, reading, splitting, sweep
+from service.ingest import asking, memory, plan, ration, reading, splitting, sweep, volume
 from service.intervals import Intervals
 from service.store import storing, sweeps
 
@@ -122,11 +122,17 @@ class Poll:
                     await self._splitting.note(window, failure)
                 return
 
+    def own_gaps(self) -> Intervals:
+        """The open gaps that a sweep waits for: not those of a backfill, or nothing late would be found for days."""
+        return self.open_gaps() - self.tally.stream.backfill
+
     def sweeping(self) -> bool:
         """Whether there is a sweep to go on with; one whose time has come begins here."""
         stream, rules = self.tally.stream, self._desk.rules
         now = self._desk.clock.now()
+        stream = self.tally.stream = replace(stream, volume=volume.given_up(stream.volume, now))
         if not sweep.left(stream) and sweep.due(stream, now, rules.sweep_interval):
+            self._memory.sweep_long_due = sweep.long_due(stream, now, rules.sweep_interval)
             begun = sweep.begun(stream, now, rules, self._asking.source.reach)
             stream = self.tally.stream = replace(stream, sweep=begun or stream.sweep)
         return bool(sweep.left(stream))
@@ -166,11 +172,16 @@ class Poll:
         ended = stream.sweep
         if ended is None or ended.span is None:
             return
-        whole = not sweep.left(stream)
+        usual = volume.rechecked(stream.volume, ended, whole=not sweep.left(stream))
+        whole = not sweep.left(stream) and not volume.doubtful(ended)
         if whole:
             verified = sweep.verified(stream)
             await sweeps.verify(self._desk.database, self._lease, stream.source, ended, verified)
-        self.tally.stream = replace(stream, sweep=model.Sweep(started_at=ended.started_at, span=ended.span))
+        self.tally.stream = replace(
+            stream, sweep=model.Sweep(started_at=ended.started_at, span=ended.span), volume=usual
+        )
+        if usual.missing != stream.volume.missing:
+            _log.warning("records_not_returned", missing=usual.missing, held=usual.held)
         _log.debug("swept", since=ended.span[0].isoformat(), until=ended.span[1].isoformat(), whole=whole)
         if ended.late:
             _log.warning(

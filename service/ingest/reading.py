@@ -9,16 +9,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-import structlog
-
 from service import metrics, model
-from service.ingest import lateness, plan, sweep
+from service.ingest import lateness, plan, sweep, unpacking, volume
 from service.intervals import Intervals
 from service.sources import contract
-from service.store import alerts, incidents, pool, storing
+from service.store import alerts, incidents, pool, storing, volumes
 
 _PROMPT = timedelta(seconds=2)
-_log = structlog.get_logger(__name__)
 
 
 class Sender(Protocol):
@@ -76,6 +73,7 @@ class Desk:
     rules: plan.Rules
     clock: Clock
     metrics: metrics.Metrics
+    unpacking: unpacking.Unpacking
     fallback: contract.Source | None = None
     """What takes the place of a source that is gone for good (FALLBACK_SOURCE)."""
 
@@ -140,73 +138,78 @@ async def read(
     async with desk.sender.send(access, asked_for) as answer:
         if desk.clock.ours() - asked < _PROMPT:  # a slow body says nothing about clocks
             desk.clock.learn(answer.date)
-        page = source.read(answer.body, window, stream.tenant_id, asked=asked_for, base_url=answer.base_url)
-        date, size, partial = answer.date, len(answer.body), answer.partial or lacking
-        del (
-            answer
-        )  # records hold what they need of the body: storing them takes long enough to do without the rest
-        for warning in page.warnings:
-            _log.warning("answer_warning", warning=warning)
-        times = page.times
-        foreign = plan.outside(window, times, mutable=source.mutable)
-        dated = plan.credible(date, desk.clock.ours())
-        parts = plan.prefix(window, times) if in_order and page.full and not partial else None
-        whole, rest = parts or (None if page.full else window, None)
-        proof = shown = Intervals()
-        moved = stream.watermark
-        if whole and not foreign and not partial and further is None:
-            shown = plan.read(whole, date, desk.clock.ours())
-            # a sweep reads what is proven: there is nothing to join the row
-            proof = _proof(desk, stream, whole, date) if window.kind != "sweep" else proof
-            moved = plan.watermark(stream, whole, times)
-        swept = sweep.after(stream, shown) if window.kind == "sweep" else stream.sweep
-        sorted_alerts = await alerts.sort(desk.database, stream.tenant_id, stream.source, page.alerts)
-        sorted_incidents = await incidents.sort(
-            desk.database, stream.tenant_id, stream.source, page.incidents
-        )
-        coverage = stream.coverage | proof
-        dropped = plan.excess(coverage)
-        top = sorted_incidents if page.incidents or page.nested else sorted_alerts
-        come = () if foreign else (*top.new, *top.newer)
-        late = lateness.late(come, window, stream.coverage | seen) if come else {}
-        harvest = storing.Harvest(
-            sorted=sorted_alerts,
-            arrival=lambda moment: plan.arrival(stream, window.kind, moment),
-            rejects=page.rejects,
-            duplicates=page.duplicates,
-            items=page.items,
-            watermark=moved,
-            folded=stream.unfolded | proof,
-            dropped=dropped,
-            incidents=sorted_incidents,
-            nested=page.nested,
-            nested_rejects=page.nested_rejects,
-            read_to=date if window.kind == "live" and not page.full and not foreign else None,
-            learn=lambda written: lateness.learned(
-                replace(stream, sweep=swept),
-                [moment for key, moment in late.items() if key in written],
-                date if dated else None,
-                sweeping=window.kind == "sweep",
-            ),
-        )
-        fresh = sorted_alerts.new or sorted_alerts.newer or sorted_incidents.new or sorted_incidents.newer
-        if fresh or page.rejects or dropped:
-            kept = await storing.store(desk.database, lease, stream.source, poll, harvest)
-            counts, learned = kept.counts, kept.learned
-            unfolded, stored = Intervals(), True
-        else:
-            counts = model.Counts(
-                items=page.items,
-                unchanged=top.unchanged,
-                stale=top.stale,
-                duplicate=page.duplicates,
-                nested=page.nested,
+        async with desk.unpacking.room(len(answer.body)):
+            page = source.read(
+                answer.body, window, stream.tenant_id, asked=asked_for, base_url=answer.base_url
             )
-            unfolded, stored, learned = stream.unfolded | proof, False, None
+            date, size, partial = answer.date, len(answer.body), answer.partial or lacking
+            del answer  # records hold what they need of the body: storing them takes long enough to do without the rest
+            if stream.volume.missing and not page.items and window.kind != "sweep":
+                partial = partial or volume.lacking(stream.volume)
+            times = page.times
+            foreign = plan.outside(window, times, mutable=source.mutable)
+            dated = plan.credible(date, desk.clock.ours())
+            parts = plan.prefix(window, times) if in_order and page.full and not partial else None
+            whole, rest = parts or (None if page.full else window, None)
+            proof = shown = Intervals()
+            moved = stream.watermark
+            if whole and not foreign and not partial and further is None:
+                shown = plan.read(whole, date, desk.clock.ours())
+                # a sweep reads what is proven: there is nothing to join the row
+                proof = _proof(desk, stream, whole, date) if window.kind != "sweep" else proof
+                moved = plan.watermark(stream, whole, times)
+            swept = sweep.after(stream, shown) if window.kind == "sweep" else stream.sweep
+            if window.kind == "sweep" and shown:
+                swept = await _compared(desk, stream, swept, shown, page)
+            usual = stream.volume if foreign else volume.seen(stream.volume, _inside(window, times))
+            key, server = (desk.database, stream.tenant_id, stream.source), lease.server
+            sorted_alerts = await alerts.sort(*key, page.alerts, of=server)
+            sorted_incidents = await incidents.sort(*key, page.incidents, of=server)
+            coverage = stream.coverage | proof
+            dropped = plan.excess(coverage)
+            top = sorted_incidents if page.incidents or page.nested else sorted_alerts
+            come = () if foreign else (*top.new, *top.newer)
+            late = lateness.late(come, window, stream.coverage | seen) if come else {}
+            harvest = storing.Harvest(
+                sorted=sorted_alerts,
+                arrival=lambda moment: plan.arrival(stream, window.kind, moment),
+                rejects=page.rejects,
+                duplicates=page.duplicates,
+                items=page.items,
+                watermark=moved,
+                folded=stream.unfolded | proof,
+                dropped=dropped,
+                incidents=sorted_incidents,
+                nested=page.nested,
+                nested_rejects=page.nested_rejects,
+                read_to=date if window.kind == "live" and not page.full and not foreign else None,
+                idle=stream.idle,
+                learn=lambda written: lateness.learned(
+                    replace(stream, sweep=swept),
+                    [moment for key, moment in late.items() if key in written],
+                    date if dated else None,
+                    sweeping=window.kind == "sweep",
+                ),
+            )
+            fresh = sorted_alerts.new or sorted_alerts.newer or sorted_incidents.new or sorted_incidents.newer
+            if fresh or page.rejects or dropped:
+                kept = await storing.store(desk.database, lease, stream.source, poll, harvest)
+                counts, learned, rejects = kept.counts, kept.learned, kept.rejects
+                unfolded, stored, idle = Intervals(), True, stream.idle
+            else:
+                counts = model.Counts(
+                    items=page.items,
+                    unchanged=top.unchanged,
+                    stale=top.stale,
+                    duplicate=page.duplicates,
+                    nested=page.nested,
+                )
+                unfolded, stored, learned, rejects = stream.unfolded | proof, False, None, 0
+                idle = stream.idle + counts
     keys = _keys(page)
     measured = desk.metrics.source(stream.source)
     measured.counts(counts)
-    measured.rejected(counts.rejected)
+    measured.rejected(rejects)
     measured.warned(len(page.warnings) + (partial is not None))
     measured.late(learned.late if learned else 0)
     return Reading(
@@ -217,6 +220,8 @@ async def read(
             watermark=moved,
             lateness=learned.lateness if learned else stream.lateness,
             sweep=learned.sweep if learned else swept,
+            volume=usual,
+            idle=idle,
         ),
         counts=counts,
         items=page.items,
@@ -262,6 +267,30 @@ def proven(
 def _proof(desk: Desk, stream: model.Stream, window: model.Window, date: datetime | None) -> Intervals:
     overlap = plan.overlap_of(stream, desk.rules)
     return plan.proof(window, date, desk.clock.ours(), overlap) & stream.wanted
+
+
+async def _compared(
+    desk: Desk, stream: model.Stream, swept: model.Sweep | None, shown: Intervals, page: model.Page
+) -> model.Sweep | None:
+    """A sweep with what of this part is held, and how much of that its answer does not have; rejects may be any of it."""
+    since, source = stream.volume.began_at, desk.sources[stream.source]
+    if swept is None or since is None or shown.lower is None or shown.upper is None:
+        return swept
+    held, missing = await volumes.missing(
+        desk.database,
+        stream.tenant_id,
+        stream.source,
+        (shown.lower, shown.upper),
+        [key for key, _ in _keys(page)],
+        since=since,
+        incidents=source.incidents,
+    )
+    missing = max(missing - len(page.rejects), 0)
+    return replace(swept, held=swept.held + held, missing=swept.missing + missing)
+
+
+def _inside(window: model.Window, times: Sequence[datetime]) -> list[datetime]:
+    return [moment for moment in times if window.since <= moment < window.until]
 
 
 def _keys(page: model.Page) -> list[tuple[str, datetime]]:

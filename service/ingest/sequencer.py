@@ -10,16 +10,17 @@ from service import errors
 from service.store import feed, pool
 
 _EVERY = 0.5
-_PAUSE = 5.0
+_PAUSE = 1.0
 _log = structlog.get_logger(__name__)
 
 
 async def run(database: pool.Database) -> None:
     """Number changes for ever; the database's absence is waited out. Ends only by cancellation."""
     quiet = True
+    seen = feed.Seen()
     while True:
         try:
-            numbered = await feed.number(database)
+            numbered = await feed.number(database, seen)
         except errors.DatabaseUnavailable as error:
             if quiet:
                 _log.warning("sequencer_waits", error=str(error))

@@ -110,7 +110,7 @@ class Splitting:
                     await self.set_aside(part, failure)
             except errors.PollFailure as failure:
                 in_a_row += 1
-                own = isolate or isinstance(failure, errors.Refused | errors.BadBody)
+                own = failure.asked and (isolate or isinstance(failure, errors.Refused | errors.BadBody))
                 most = _DEAD if healthy else _ALL_QUARTERS if isolate else _BOTH_HALVES
                 if not own or in_a_row >= most:
                     raise
@@ -134,7 +134,7 @@ class Splitting:
                         # as good as it gets now: what came is stored, and older gaps should not wait for the rest
                         await self.set_aside(part, errors.Refused(got.partial))
                     if width is not None:
-                        width = plan.next_width(part.span, got.items, got.size, self._asking.most)
+                        width = self._asking.next_width(part.span, got)
 
         if parts:
             self._unfinished(_UNFINISHED.format(pieces), live=live, fruitless=self._got() == before)

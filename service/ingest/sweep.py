@@ -12,7 +12,7 @@ from typing import Final
 from zlib import crc32
 
 from service import model, timestamps
-from service.ingest import plan
+from service.ingest import plan, volume
 from service.intervals import Intervals
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -20,18 +20,34 @@ _TICK: Final = timedelta(microseconds=1)
 
 
 def due(stream: model.Stream, now: datetime, interval: timedelta) -> bool:
-    """Whether one of the stream's points in time lies between the start of its last sweep and now."""
+    """Whether one of the stream's points in time lies between the start of its last sweep and now.
+
+    They are nearer to each other where the last one did not find what is held.
+    """
+    if stream.volume.missing_span is not None:
+        interval = min(interval, volume.RECHECK)
     begun = stream.sweep.started_at if stream.sweep else stream.enrolled_at
     phase = (stream.tenant_id.int + crc32(stream.source.encode())) % (interval // _TICK) * _TICK
     return now - (now - _EPOCH - phase) % interval > begun
+
+
+def long_due(stream: model.Stream, now: datetime, interval: timedelta) -> bool:
+    """Whether a whole interval has gone by in which a sweep should have begun."""
+    begun = stream.sweep.started_at if stream.sweep else stream.enrolled_at
+    return now - begun > 2 * interval
 
 
 def begun(
     stream: model.Stream, now: datetime, rules: plan.Rules, reach: timedelta | None
 ) -> model.Sweep | None:
     """A sweep of the last SWEEP_SPAN, as far as the source reaches; None where nothing of it is proven, and so nothing is to be
-    read a second time.
+    read a second time. What was not returned is asked for once more, as long as the API should have it.
     """
+    again = stream.volume.missing_span
+    if again is not None:
+        left = Intervals.of(again) & stream.coverage
+        left = left if reach is None else left.above(now - reach)
+        return model.Sweep(now, again, left) if left else None
     span = rules.sweep_span if reach is None else min(rules.sweep_span, reach)
     pair = (timestamps.floor_ms(now - span), timestamps.floor_ms(now))
     left = Intervals.of(pair) & stream.coverage

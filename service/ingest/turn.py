@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import structlog
 
 from service import causes, errors
-from service.ingest import lateness, pacing, plan, poll, reading, standing_in
+from service.ingest import lateness, pacing, plan, poll, reading, standing_in, volume
 from service.ingest.owned import Owned
 from service.ingest.slots import Slots
 from service.store import storing, streams, sweeps
@@ -51,12 +50,21 @@ class Turn:
         self._dice = dice
         self._interval = desk.rules.poll_interval
         self._started = time.monotonic()
-        self._record = storing.Poll(uuid4(), replica_id, datetime.now(UTC))
+        self._record = storing.Poll(uuid4(), replica_id, desk.clock.now())
+        self._repeated = (
+            owned.stream.failures > 0 or owned.memory.gap_failures + owned.memory.sweep_failures > 0
+        )
+        """Whether the last one failed, too: it was said then."""
+        if owned.stream.volume.began_at is None:  # before anything is stored that it counts
+            begun = replace(owned.stream.volume, began_at=desk.clock.now())
+            owned.stream = replace(owned.stream, volume=begun)
         self._poll = poll.Poll(
             desk, owned.lease, owned.access, owned.stream, owned.memory, self._record, budget=budget
         )
         self.lease_lost = False
         """Whether the lease is over: another replica has the tenant, or this poll made its epoch grow."""
+        self.database_error: str | None = None
+        """Why the database could not be read or written, where that ended the poll."""
         self.enrolled: streams.Owned | None = None
         """A stream that stands in for this one: for this owner to poll, if it does not yet."""
 
@@ -75,6 +83,7 @@ class Turn:
             self._desk.metrics.leases_lost.inc()
         except errors.DatabaseUnavailable as failure:
             outcome, error = "database", str(failure)
+            self.database_error = str(failure)
             self._later(_DATABASE_PAUSE * (1 + self._dice.random()))
         except Exception as bug:
             # one stream's bug must not stop it for ever, nor anyone else
@@ -104,28 +113,31 @@ class Turn:
     async def _gaps(self) -> None:
         owned = self._owned
         owned.ration_due = self._poll.ration_due()
-        if owned.gap_due > time.monotonic() or not self._poll.readable_gaps() or not self._slots.take_gap():
+        tenant_id = owned.lease.tenant_id
+        if owned.gap_due > time.monotonic() or not self._poll.readable_gaps():
+            return
+        if not self._slots.take_gap(tenant_id):
             return
         try:
             await self._poll.gaps(lambda: not self._slots.closing and time.monotonic() < owned.due)
         finally:
-            self._slots.give_gap()
+            self._slots.give_gap(tenant_id)
             owned.ration_due = self._poll.ration_due()
         if self._poll.tally.gap_error:
             owned.gap_due = time.monotonic() + _backoff(owned.memory.gap_failures)
         self._moved()
 
     async def _sweep(self) -> None:
-        """Behind the live window and the gaps, and only where there are places enough for those of others."""
+        """Behind the live window and the gaps; where others need the places, only what has waited for long."""
         remembered = self._owned.memory
-        if remembered.sweep_after > time.monotonic() or self._poll.open_gaps() or not self._poll.sweeping():
+        if remembered.sweep_after > time.monotonic() or self._poll.own_gaps() or not self._poll.sweeping():
             return
-        if self._poll.spent or not (self._slots.free and self._slots.take_sweep()):
+        if self._poll.spent or not self._slots.take_sweep(long_due=remembered.sweep_long_due):
             return
         try:
             await self._poll.sweep(lambda: not self._slots.closing and time.monotonic() < self._owned.due)
         finally:
-            self._slots.give_gap()
+            self._slots.give_sweep()
         if self._poll.tally.sweep_error:
             remembered.sweep_after = time.monotonic() + _backoff(remembered.sweep_failures)
 
@@ -153,29 +165,64 @@ class Turn:
         self._moved()
 
     def _moved(self) -> None:
-        self._owned.last_success_at = datetime.now(UTC)
+        self._owned.last_success_at = self._desk.clock.now()
         self._owned.moved = True
 
     async def _complete(self) -> None:
         owned = self._owned
-        stream = owned.stream
+        self._judge()
+        stream, usual = owned.stream, owned.stream.volume
         if not self._live and stream.state not in ("ok", "catching_up"):
             return  # gaps alone say nothing about the live window
         tally = self._poll.tally
-        state = pacing.stored(gaps_left=bool(self._poll.open_gaps()), partial=tally.partial is not None)
+        owned.memory.said.clear()
+        missing = usual.missing > 0
+        state = pacing.stored(
+            gaps_left=bool(self._poll.open_gaps()), partial=missing or tally.partial is not None
+        )
         unordered = _UNORDERED if owned.memory.ordered is False else None
         reason = tally.partial or (_UNDATED if tally.undated else tally.notice or unordered)
+        cause = None
+        if missing:
+            cause, reason = causes.NOT_RETURNED, volume.lacking(usual)
+        elif usual.silent_since is not None and reason is None:
+            cause, reason = causes.SILENT, volume.silence(usual)
+        reason = causes.said(reason, cause, owned.access) if reason else None
         if (stream.state, stream.state_reason, stream.failures) == (state, reason, 0):
             return
         owned.flushed_at = 0.0  # what brought the change should be seen with it, not a minute later
         await streams.show_state(
-            self._desk.database, owned.lease, stream.source, state=state, reason=reason, failures=0
+            self._desk.database,
+            owned.lease,
+            stream.source,
+            state=state,
+            reason=reason,
+            failures=0,
+            cause=cause,
         )
         if stream.failures:
             _log.info("stream_recovered", was=stream.state, failures=stream.failures)
         owned.stream = replace(
-            stream, state=state, state_reason=reason, cause=None, failures=0, gone_since=None
+            stream, state=state, state_reason=reason, cause=cause, failures=0, gone_since=None
         )
+
+    def _judge(self) -> None:
+        """Whether the stream is silent: once an hour, and at once where records have come."""
+        owned = self._owned
+        stream = owned.stream
+        if not self._live:
+            return
+        now = self._desk.clock.now()
+        at = (int(now.timestamp()) // 3600, stream.volume.last)
+        if owned.memory.judged != at:
+            owned.memory.judged = at
+            was, stream = stream.volume, replace(stream, volume=volume.judged(stream))
+            if stream.volume.silent_since != was.silent_since:
+                if stream.volume.silent_since:
+                    _log.warning("silence", reason=volume.silence(stream.volume))
+                else:
+                    _log.info("silence_over")
+        owned.stream = stream
 
     async def _failed(self, failure: errors.PollFailure) -> None:
         owned = self._owned
@@ -197,8 +244,8 @@ class Turn:
         owned.due = owned.gap_due = now + verdict.delay
         if failure.sample:
             self._desk.metrics.source(stream.source).rejected(1)
-        if stream.failures == 0 or (verdict.state == "retired" and stream.state != "retired"):
-            # said once, then quiet until it is over: /metrics and soc.coverage have it all the time
+        if owned.memory.news(f"{verdict.state} {failure}"):
+            # each reason once, then quiet until it is over: /metrics and soc.coverage have it all the time
             _log.warning("stream_failing", state=verdict.state, cause=cause, reason=reason)
         # what nobody answered says neither that the source is gone nor that it is there
         unknown = isinstance(failure, errors.Transient) and not isinstance(failure, errors.BadBody)
@@ -250,8 +297,10 @@ class Turn:
                 count=tally.late,
                 greatest_lateness_seconds=round(tally.greatest.total_seconds()),
             )
-        # idle polls would drown the rest
-        say = _log.info if tally.stored or outcome != "complete" or error else _log.debug
+        # idle polls would drown the rest, and so would those that fail as the one before did; an outage of the database is said
+        # once, for all polls that it ends
+        news = outcome != "database" and (outcome != "complete" or error) and not self._repeated
+        say = _log.info if tally.stored or news else _log.debug
         counts = tally.counts
         say(
             "poll",

@@ -11,23 +11,32 @@ import heapq
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from typing import get_args
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeAlias, get_args
 from uuid import UUID
 
 import structlog
 
 from service import causes, model
-from service.ingest import plan, reading
+from service.ingest import outage, plan, reading
 from service.ingest.owned import Owned
-from service.ingest.slots import Slots
+from service.ingest.slots import Patient, Place, Slots
 from service.ingest.turn import Turn
 from service.store import streams
 
 _FLUSH_BATCH = 1000
 _GAP_LOOKS = 64  # so many queued streams are looked at a time: those that wait for later only turn round
+_PATIENCE = 15.0
+_Due: TypeAlias = tuple[float, int, int, Owned]
+"""When it is due, a number that no other entry has, its ticket, and the stream."""
 _log = structlog.get_logger(__name__)
+
+
+def _patience(interval: timedelta) -> float:
+    """Seconds that a request may go without an answer while others need its place."""
+    return min(max(interval.total_seconds() / 4, 1.0), _PATIENCE)
 
 
 class Worker:
@@ -40,22 +49,25 @@ class Worker:
         *,
         slots: int,
         budget: float,
+        stalled: Callable[[asyncio.Task[Any] | None], bool] = lambda _: False,
         dice: random.Random | None = None,
     ) -> None:
         self._desk = desk
         self._replica_id = replica_id
-        self._slots = Slots(slots)
+        self._slots = Slots(slots, patience=_patience(desk.rules.poll_interval), stalled=stalled)
         self._budget = budget
         self._dice = dice or random.Random()  # noqa: S311 - jitter
         self._owned: dict[UUID, dict[str, Owned]] = {}
-        self._heap: list[tuple[float, int, int, Owned]] = []
+        self._heap: list[_Due] = []
+        self._probation: list[tuple[int, _Due]] = []
         self._pushes = 0
         self._gap_queue: deque[Owned] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self.may_poll_until = 0.0
         """Monotonic: ownership moves it with each heartbeat; beyond it our leases may be somebody else's."""
         self.lease_lost = asyncio.Event()
-        """Set when a poll found its lease gone: ownership looks again at once."""
+        """Set when a poll found its lease gone, or no database: ownership looks again at once."""
+        self.outage = outage.Outage()
 
     @property
     def leases(self) -> dict[UUID, model.Lease]:
@@ -93,39 +105,71 @@ class Worker:
                     self._due_now(owned)
 
     def start_due(self) -> None:
-        """Start what is due, live work first, then gaps, while there are slots. The tick and every freed slot call it."""
+        """Start what is due, live work first, then gaps, while there are slots. The tick calls it, and a freed slot that somebody
+        waits for.
+        """
         now = time.monotonic()
-        if self._slots.closing or now >= self.may_poll_until:
+        if self._slots.closing or now >= self.may_poll_until or not self.outage.over:
             return
-        while self._heap and self._slots.free and self._heap[0][0] <= now:
-            due, _, ticket, owned = heapq.heappop(self._heap)
-            if ticket == owned.ticket and self._current(owned):
-                self._desk.metrics.poll_lag_seconds.observe(now - due)
-                self._start(owned, live=True)
+        while (entry := self._next_due(now)) is not None:
+            due, _, _, owned = entry
+            self._desk.metrics.poll_lag_seconds.observe(now - due)
+            self._start(owned, live=True)
         for _ in range(min(len(self._gap_queue), _GAP_LOOKS)):
-            if not (self._slots.free and self._slots.gap_free):
+            if not (self._slots.free and self._slots.gaps_left):
                 break
             owned = self._gap_queue.popleft()
             if not self._current(owned) or owned.task is not None:
                 owned.queued = False  # the poll under way reads gaps itself, or asks for a turn again
-            elif max(owned.gap_due, owned.ration_due) > now:
+            elif max(owned.gap_due, owned.ration_due) > now or not self._slots.gap_free(
+                owned.lease.tenant_id
+            ):
                 self._gap_queue.append(owned)
             else:
                 owned.queued = False
                 self._start(owned, live=False)
 
+    def _next_due(self, now: float) -> _Due | None:
+        """The stream that has been due for longest of those that may be polled now. Those on probation wait for one of their own
+        places, first who failed the fewest times in a row, and hold up nobody else meanwhile.
+        """
+        while self._heap and (
+            self._old(self._heap[0]) or (self._heap[0][0] <= now and self._heap[0][3].probation)
+        ):
+            entry = heapq.heappop(self._heap)
+            if not self._old(entry):
+                heapq.heappush(self._probation, (entry[3].stream.failures, entry))
+        while self._probation and self._old(self._probation[0][1]):
+            heapq.heappop(self._probation)
+        waiting = self._probation[0][1] if self._probation else None
+        if waiting is not None and not self._slots.probation_left:
+            self._slots.make_room(probation=True)
+            waiting = None
+        first = self._heap[0] if self._heap and self._heap[0][0] <= now else None
+        if (waiting or first) is not None and not self._slots.free:
+            self._slots.make_room()
+            return None
+        if waiting is not None and (first is None or waiting < first):
+            return heapq.heappop(self._probation)[1]
+        return None if first is None else heapq.heappop(self._heap)
+
+    def _old(self, entry: _Due) -> bool:
+        return entry[2] != entry[3].ticket or not self._current(entry[3])
+
     def show(self) -> None:
         """Set the gauges that tell of our streams; from memory, so that looking costs the database nothing."""
-        now = datetime.now(UTC)
+        now = self._desk.clock.now()
         states: Counter[str] = Counter()
         waiting: Counter[str] = Counter(dict.fromkeys(causes.CAUSES, 0))
         ages = [0.0]
         gaps = 0.0
+        silent = 0
         for mine in self._owned.values():
             for owned in mine.values():
                 states[owned.stream.state] += 1
                 if owned.stream.cause is not None:
                     waiting[owned.stream.cause] += 1
+                silent += bool(owned.stream.volume.silent_since or owned.stream.volume.missing)
                 gaps += plan.gaps(owned.stream).total().total_seconds()
                 if owned.read_to is not None:
                     ages.append((now - owned.read_to).total_seconds())
@@ -133,6 +177,7 @@ class Worker:
             self._desk.metrics.streams.labels(state).set(states[state])
         for cause, count in waiting.items():
             self._desk.metrics.streams_needing_attention.labels(cause).set(count)
+        self._desk.metrics.silent_streams.set(silent)
         self._desk.metrics.data_age_seconds_max.set(max(ages))
         self._desk.metrics.gap_seconds.set(gaps)
         self._desk.metrics.clock_skew_seconds.set(-self._desk.clock.offset.total_seconds())
@@ -151,7 +196,7 @@ class Worker:
     async def flush(self, *, everything: bool = False) -> None:
         """Write the progress of idle polls, in batches. Raises DatabaseUnavailable; what was not written is kept."""
         now = float("inf") if everything else time.monotonic()
-        wall = datetime.now(UTC)
+        wall = self._desk.clock.now()
         moved = [
             (owned, progress)
             for mine in self._owned.values()
@@ -181,22 +226,27 @@ class Worker:
 
     def _start(self, owned: Owned, *, live: bool) -> None:
         owned.ticket += 1  # whatever the heap still holds of it is old now
-        self._slots.take()
+        place = self._slots.take(probation=live and owned.probation, failures=owned.stream.failures)
         task = asyncio.create_task(
-            self._poll(owned, live=live), name=f"poll {owned.lease.tenant_id} {owned.stream.source}"
+            self._poll(owned, place, live=live), name=f"poll {owned.lease.tenant_id} {owned.stream.source}"
         )
         owned.task = task
         self._running.add(task)
         self._desk.metrics.polls_running.set(len(self._running))
 
-    async def _poll(self, owned: Owned, *, live: bool) -> None:
+    async def _poll(self, owned: Owned, place: Place, *, live: bool) -> None:
+        desk = replace(self._desk, sender=Patient(self._desk.sender, place))
         turn = Turn(
-            self._desk, self._replica_id, owned, self._slots, live=live, budget=self._budget, dice=self._dice
+            desk, self._replica_id, owned, self._slots, live=live, budget=self._budget, dice=self._dice
         )
         try:
             await turn.take()
+            if turn.database_error is not None:
+                self.outage.struck(turn.database_error)
+                self.lease_lost.set()  # is it this poll's trouble alone, or is nothing there?
         finally:
-            self._ended(owned, lost=turn.lease_lost)
+            owned.slow = place.waited >= self._slots.patience
+            self._ended(owned, place, lost=turn.lease_lost)
         if turn.enrolled is not None and self._current(owned):
             self._fall_back(owned.lease, turn.enrolled)
 
@@ -212,16 +262,19 @@ class Worker:
         self.adopt([(lease, enrolled)])
         self.start_due()
 
-    def _ended(self, owned: Owned, *, lost: bool) -> None:
+    def _ended(self, owned: Owned, place: Place, *, lost: bool) -> None:
         task, owned.task = owned.task, None
         if task is not None:
             self._running.discard(task)
-        self._slots.give()
+        # where nobody waits for a slot the next tick starts what is due by then, all at once, which costs less each
+        crowded = place.probation or not self._slots.free
+        self._slots.give(place)
         self._desk.metrics.polls_running.set(len(self._running))
         if not self._current(owned) or lost:
             if self._current(owned):
                 self._lost(owned)
-            self.start_due()  # its slot is free for others
+            if crowded:
+                self.start_due()
             return
         woken, owned.woken = owned.woken, False
         if woken and owned.stream.failures:
@@ -231,7 +284,8 @@ class Worker:
         if owned.stream.state == "catching_up" and not owned.queued:
             owned.queued = True
             self._gap_queue.append(owned)
-        self.start_due()
+        if crowded or self._gap_queue:
+            self.start_due()
 
     def _lost(self, owned: Owned) -> None:
         self.drop(owned.lease.tenant_id)

@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     database_pool_size: Annotated[int, Field(ge=2, le=1000)] = 16
     """Connections to PostgreSQL for the polls of one process, which has four more for itself. A poll needs one only
     while it stores, so few serve many; times the replicas they must stay below the server's max_connections."""
+    database_pooler: Annotated[Literal["none", "transaction"], BeforeValidator(forms.lowered)] = "none"
+    """What DATABASE_URL leads to: PostgreSQL itself (`none`), or a pooler such as PgBouncer that lends a connection for a
+    `transaction`: then nothing is kept in a session, and `alertwell migrate` needs the server's own address."""
     data_dir: Annotated[Path, BeforeValidator(forms.folder)] = Path(".alertwell")
     """Folder of the embedded database and the demo's certificates; below the working folder, so that nothing
     else is touched."""
@@ -113,13 +116,13 @@ class Settings(BaseSettings):
     initial_lookback: forms.Span = timedelta(days=7)
     """How far back the first poll of a stream reaches; a week shows that a new customer works."""
     max_concurrent_polls: Annotated[int, Field(ge=2, le=100_000)] = 512
-    """Polls that one process runs at once; healing of gaps holds at most half. Most of a poll is waiting, so
-    there may be many."""
+    """Polls that one process runs at once; healing of gaps holds at most half, streams that failed last a quarter. Most of a
+    poll is waiting, so there may be many."""
     poll_budget: forms.Span = timedelta(seconds=45)
     """Then a poll yields its slot and goes on later, so that a backlog does not delay the others."""
     max_body_bytes: forms.Size = ByteSize(32 * forms.MIB)
     """Largest answer that is read, in bytes, decompressed; the window of a larger one is split."""
-    max_bytes_in_flight: forms.Size = ByteSize(96 * forms.MIB)
+    max_bytes_in_flight: forms.Size = ByteSize(64 * forms.MIB)
     """Bytes of answers that all polls of one process hold together: it bounds the memory. At least
     2 × MAX_BODY_BYTES."""
     request_timeout: forms.Span = timedelta(seconds=60)

@@ -78,6 +78,10 @@ class Timeline:
             found.setdefault(owner, []).append(place)
         return found
 
+    def seen(self, owner: int) -> list[tuple[int, int]]:
+        """(update time, visible from) of the record's versions, oldest first."""
+        return [(self._times[place], self._visible[place]) for place in self._places.get(owner, ())]
+
     def every(self, now: int) -> Iterator[tuple[int, int]]:
         """(record, update time) of every version that could be seen at some time up to `now`."""
         for at, visible, gone, owner in zip(

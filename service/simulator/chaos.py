@@ -174,7 +174,7 @@ class Script:
         it should be).
 
         Plans queue up. Raises ValueError for a fault that this surface cannot have. With times None the
-        fault stands until `clear`, behind what is queued.
+        fault stands until `clear`, behind what is queued; without a fault what stands ends, and what is queued.
         """
         value = FAULTS[fault] if isinstance(fault, str) else fault
         if value is not None:
@@ -184,6 +184,8 @@ class Script:
             self.planned.setdefault(key, collections.deque()).extend([value] * times)
         elif value is not None:
             self.standing[key] = value
+        else:
+            self.clear(surface, tenant_id)
 
     def clear(self, surface: Surface | None = None, tenant_id: str | None = None) -> None:
         """Forget the plans of a surface, of a tenant, of both, or all."""

@@ -4,8 +4,12 @@ loopback.
     GET  /_sim/state          clock, counters, chaos, tenants; ?tenant=T adds what is visible of that one
     GET  /_sim/truth?tenant=T one line of JSON a FullId: {"full_id", "sha256"}; &raw=1 adds "raw" (base64).
                               &api=mde|xdr|graph: a line an alert id instead; &kind=incidents: an incident id
+    GET  /_sim/sightings?tenant=T  for each of these, rendered or not: {"id", "updated", "visible", "first"}: its newest
+                              version's time, since when that is shown, and since when any is, in ticks; &at=ticks: as of then
+    POST /_sim/still          from now on nothing new is shown; the clock, tokens and faults go on
     POST /_sim/chaos          {"api": {name: share}, "token": {name: share}, "seed": 1, "clear": true,
                                "plan": [{"surface": "siem", "tenant": T, "fault": name, "times": 3}]}
+                              times null: until a plan with neither fault nor times, or "clear"
     POST /_sim/backlog        {"tenant": T, "count": N, "since": time, "until": time}; "per_incident": N files
                                `count` alerts, so many an incident, in place of detections
     POST /_sim/entra          consent, people, licences, latency: see `acts`
@@ -24,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from service.simulator import acts, answers, chaos, ticks
+from service.simulator import acts, answers, chaos, sightings, ticks
 
 if TYPE_CHECKING:
     from service.simulator import cases, directory, server, world
@@ -75,6 +79,14 @@ async def answer(simulator: server.Simulator, request: web.BaseRequest) -> answe
                 held = _held(shown, tenant.tenant_id, request.query.get("api"), request.query.get("kind"))
                 lines = _truth(held, raw=request.query.get("raw") == "1")
                 return answers.Answer(200, {"Content-Type": "application/x-ndjson"}, lines)
+            case "GET", "sightings":
+                tenant = _tenant(shown, request.query.get("tenant", ""))
+                api, kind, at = (request.query.get(name) for name in ("api", "kind", "at"))
+                seen = sightings.of(shown, tenant.tenant_id, _api(api), _kind(kind), int(at) if at else None)
+                lines = (msgspec.json.encode(each) + b"\n" for each in seen)
+                return answers.Answer(200, {"Content-Type": "application/x-ndjson"}, lines)
+            case "POST", "still":
+                return answers.json({"now": ticks.text(shown.hold_still())})
             case "POST", "chaos":
                 return answers.json(
                     _change(simulator, msgspec.json.decode(await request.read(), type=Faults))
@@ -128,13 +140,24 @@ def _state(simulator: server.Simulator, name: str | None) -> dict[str, Any]:
 
 
 def _held(shown: world.World, tenant_id: str, api: str | None, kind: str | None) -> Mapping[str, bytes]:
-    if api is None:
+    known = _api(api)
+    if known is None:
         return shown.truth(tenant_id)
+    told = shown.truth_incidents if _kind(kind) == "incidents" else shown.truth_alerts
+    return told(tenant_id, known)
+
+
+def _api(name: str | None) -> cases.Api | None:
     for known in _MUTABLE:
-        if known == api:
-            told = shown.truth_incidents if kind == "incidents" else shown.truth_alerts
-            return told(tenant_id, known)
-    raise ValueError(f"no such API: {api[:60]!r} (there are: {', '.join(_MUTABLE)})")
+        if known == name:
+            return known
+    if name is None:
+        return None
+    raise ValueError(f"no such API: {name[:60]!r} (there are: {', '.join(_MUTABLE)})")
+
+
+def _kind(name: str | None) -> cases.Kind:
+    return "incidents" if name == "incidents" else "alerts"
 
 
 def _truth(held: Mapping[str, bytes], *, raw: bool) -> Iterator[bytes]:

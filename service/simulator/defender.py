@@ -183,7 +183,7 @@ class Surface(abc.ABC):
         self._permitted(claims, request.path)
         if request.method != "GET":
             raise Refused(405, "The requested resource does not support this method.")
-        page = self.page(request, self.world.casebook(tenant.tenant_id), now, fault)
+        page = self.page(request, self.world.casebook(tenant.tenant_id), self.world.shown_at(now), fault)
         return pages.wrap(page, fault, self._rng)
 
     def _permitted(self, claims: tokens.Claims, path: str) -> None:

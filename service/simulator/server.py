@@ -48,7 +48,8 @@ class Simulator:
     /_sim/ to loopback. prepare: called as soon as `url` is known, before anybody can connect. Raises OSError
     where it cannot listen.
 
-    counters: requests and what became of them ("siem", "siem_records", "graph:429", "token", "fault:status" …).
+    counters: requests and what became of them ("siem", "siem_records", "graph:429", "token", "fault:status" and, of
+    planned ones, "status:503" …).
     siem_requests, token_requests: by tenant id. api_requests: of the other APIs, by (surface, tenant id).
     """
 
@@ -250,6 +251,8 @@ class Simulator:
         fault = self.script.take(surface, tenant_id)
         if fault is not None:
             self._count(f"fault:{fault.kind}")
+            if fault.status:
+                self._count(f"status:{fault.status}")
         return fault
 
     async def _linger(self, seconds: float) -> None:

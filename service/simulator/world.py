@@ -73,6 +73,7 @@ class World:
         self._tenants: dict[str, directory.Tenant] = {}
         self._domains: dict[str, str] = {}
         self._casebooks: dict[str, casebook.Casebook] = {}
+        self._still: int | None = None
         self._bucket = functools.lru_cache(maxsize=CACHED_BUCKETS)(self._make_bucket)
         self._told = functools.lru_cache(maxsize=CACHED_CASES)(self._make_told)
 
@@ -224,6 +225,16 @@ class World:
             )
         )
 
+    def hold_still(self) -> int:
+        """From now on nothing new is shown, while the clock, tokens and answers go on: the time (ticks) of it."""
+        self._still = self.clock()
+        return self._still
+
+    def shown_at(self, now: int | None = None) -> int:
+        """The time (ticks) as of which records are shown at `now`."""
+        now = self.clock() if now is None else now
+        return now if self._still is None else min(now, self._still)
+
     def casebook(self, tenant_id: str) -> casebook.Casebook:
         """The tenant's alerts and incidents as the other APIs show them: mutable, by update time."""
         if tenant_id not in self._casebooks:
@@ -239,15 +250,15 @@ class World:
 
     def truth_alerts(self, tenant_id: str, api: cases.Api, now: int | None = None) -> dict[str, bytes]:
         """See `casebook.Casebook.truth_alerts`."""
-        return self.casebook(tenant_id).truth_alerts(api, self.clock() if now is None else now)
+        return self.casebook(tenant_id).truth_alerts(api, self.shown_at(now))
 
     def truth_incidents(self, tenant_id: str, api: cases.Api, now: int | None = None) -> dict[str, bytes]:
         """See `casebook.Casebook.truth_incidents`."""
-        return self.casebook(tenant_id).truth_incidents(api, self.clock() if now is None else now)
+        return self.casebook(tenant_id).truth_incidents(api, self.shown_at(now))
 
     def select(self, tenant_id: str, since: int, until: int, now: int | None = None) -> selection.Selection:
         """What is visible of a tenant with since <= LastProcessedTimeUtc <= until (ticks), newest first."""
-        now = self.clock() if now is None else now
+        now = self.shown_at(now)
         return selection.select(self._runs(tenant_id, since, min(until, now)), since, until, now)
 
     def truth(self, tenant_id: str, now: int | None = None) -> dict[str, bytes]:

@@ -39,7 +39,7 @@ def alert(record: msgspec.Raw, tenant_id: UUID) -> model.Alert:
         last_processed_at=updated,
         source_updated_text=written or "",
         content_hash=records.content_hash(record),
-        raw=str(record, "utf-8"),
+        raw=bytes(record),
         alert_id=values.alert_id(full_id, product, found.get("providerAlertId")),
         incident_id=values.identity(found.get("incidentId")),
         title=records.text(found.get("title")),

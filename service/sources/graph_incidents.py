@@ -25,7 +25,7 @@ def _incident(found: Mapping[str, Any]) -> model.Incident:
         last_update=records.update_time(written, "lastUpdateDateTime"),
         source_updated_text=written or "",
         content_hash=0,
-        raw="",
+        raw=b"",
         title=records.text(found.get("displayName")),
         severity_rank=records.severity_rank(records.text(found.get("severity"))),
         status=values.incident_status(found.get("status")),

@@ -187,7 +187,7 @@ def _whole(incident: model.Incident, record: _Record, ids: list[str] | None) -> 
         digest += b"\0" + "\0".join(sorted(ids)).encode()
     return msgspec.structs.replace(
         incident,
-        raw=str(record.own, "utf-8"),
+        raw=bytes(record.own),
         raw_exact=record.own_exact,
         content_hash=records.content_hash(digest),
         alert_ids=ids,

@@ -26,7 +26,7 @@ def _alert(record: msgspec.Raw, tenant_id: UUID) -> model.Alert:
         last_processed_at=updated,
         source_updated_text=written or "",
         content_hash=records.content_hash(record),
-        raw=str(record, "utf-8"),
+        raw=bytes(record),
         alert_id=full_id,
         incident_id=values.identity(found.get("incidentId")),
         title=records.text(found.get("title")),

@@ -28,6 +28,10 @@ _SEVERITY_RANKS: Final = {
 _WHOLE_DIGITS: Final = 131_072
 _FRACTION_DIGITS: Final = 16_383
 _HEX: Final = frozenset("0123456789abcdef")
+_NO_TIME: Final = (1, 9999)
+"""Years of .NET's least and greatest time, which stand for none. asyncpg writes these two as -infinity and infinity, and reads
+them back without a zone: no other time can be compared with them.
+"""
 _TENANT_FIELDS: Final = ("TenantId", "tenantId", "aadTenantId", "AadTenantId")
 
 
@@ -139,20 +143,23 @@ def update_time(value: object, name: str) -> datetime:
     if not isinstance(value, str):
         raise Unstorable(f"{name} not text: {_json_type(value)}")
     try:
-        return timestamps.parse(value, zoneless_is_utc=True)
+        moment = timestamps.parse(value, zoneless_is_utc=True)
     except ValueError:
         raise Unstorable(f"{name} unreadable: {value[:40]!r}") from None
+    if moment.year in _NO_TIME:
+        raise Unstorable(f"{name} is no time: {value[:40]!r}")
+    return moment
 
 
 def optional_time(value: str | None) -> datetime | None:
-    """A time that a record can do without: None if unreadable, or in year 1, .NET's word for no time."""
+    """A time that a record can do without: None if unreadable, or in a year that means no time."""
     if not value:
         return None
     try:
         moment = timestamps.parse(value, zoneless_is_utc=True)
     except ValueError:
         return None
-    return moment if moment.year > 1 else None
+    return None if moment.year in _NO_TIME else moment
 
 
 def text(value: object) -> str | None:

@@ -192,7 +192,7 @@ def _alert(record: msgspec.Raw, tenant_id: UUID) -> model.Alert:
         last_processed_at=updated,
         source_updated_text=written or "",
         content_hash=records.content_hash(record),
-        raw=str(record, "utf-8"),
+        raw=bytes(record),
         # FullId is AlertId:IocUniqueId
         alert_id=it.AlertId or full_id.partition(":")[0] or None,
         title=it.AlertTitle or None,

@@ -10,23 +10,27 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
+import asyncpg
 import msgspec
 
 from service import model
-from service.store import changes, pool, sorting
+from service.store import changes, pool, slices, sorting
 
 # A record travels as a value of alertwell.incoming_alert: the fields of model.Alert in their order, then its arrival.
 _FIELDS: Final = tuple(model.Alert.__struct_fields__)
 _COLUMNS: Final = ", ".join(_FIELDS)
-_VALUES: Final = ", ".join("i.raw::jsonb" if name == "raw" else f"i.{name}" for name in _FIELDS)
+_NAMED: Final = ", ".join("i.raw::jsonb AS raw" if name == "raw" else f"i.{name}" for name in _FIELDS)
 _INCOMING: Final = f"unnest($3::alertwell.incoming_alert[]) WITH ORDINALITY AS i ({_COLUMNS}, arrival, n)"
+
+LEAST_COPIED: Final = 50
+"""From so many records on COPY is quicker; below, its two more round trips cost the client 250 µs that nothing makes up for."""
 
 _INSERT: Final = f"""
 WITH batch AS MATERIALIZED (
     SELECT nextval('alertwell.change_batch') AS number
 ), stored AS (
     INSERT INTO alertwell.alert (tenant_id, source, {_COLUMNS}, arrival)
-    SELECT $1, $2, {_VALUES}, i.arrival FROM {_INCOMING}
+    SELECT $1, $2, {_NAMED}, i.arrival FROM {_INCOMING}
 ), changes AS (
     INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id)
     SELECT $1, batch.number, i.n, 1, 'created', i.arrival, $2, i.full_id
@@ -35,33 +39,54 @@ WITH batch AS MATERIALIZED (
 INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
 SELECT $1, batch.number, cardinality($3) FROM batch
 """  # noqa: S608 - made of constants
+_COPIED: Final = ("tenant_id", "source", *_FIELDS, "arrival")
+_CREATED: Final = """
+WITH batch AS MATERIALIZED (
+    SELECT nextval('alertwell.change_batch') AS number
+), changes AS (
+    INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id)
+    SELECT $1, batch.number, i.n, 1, 'created', i.arrival, $2, i.full_id
+    FROM batch, ROWS FROM (jsonb_array_elements_text($3), jsonb_array_elements_text($4)) WITH ORDINALITY
+         AS i (full_id, arrival, n)
+)
+INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
+SELECT $1, batch.number, jsonb_array_length($3) FROM batch
+"""
+
+_KNOWN: Final = sorting.statement("alert", "full_id", "last_processed_at")
 
 _UPDATE: Final = f"""
 WITH batch AS MATERIALIZED (
     SELECT nextval('alertwell.change_batch') AS number
 ), i AS MATERIALIZED (
-    SELECT {_VALUES}, i.arrival, i.n FROM {_INCOMING}
-), before AS MATERIALIZED (  -- locked, so that what retention deletes meanwhile is missing here
-    SELECT a.full_id, a AS was
-    FROM alertwell.alert a
-    WHERE a.tenant_id = $1 AND a.source = $2 AND a.full_id = ANY (ARRAY(SELECT i.full_id FROM i))
-    FOR NO KEY UPDATE OF a
-), stored AS (
+    SELECT {_NAMED}, i.arrival, i.n FROM {_INCOMING}
+), told AS MATERIALIZED (  -- one by one, by the key: no statistics can make a join of it that grows with the square
+    SELECT i.*, b.place, d.differs,
+           CASE WHEN d.differs THEN {changes.between("b", "i", [each for each in _FIELDS if each != "full_id"])} END AS changed
+    FROM i
+    LEFT JOIN LATERAL (  -- locked, so that what retention deletes meanwhile is missing here
+        SELECT a.ctid AS place, a.* FROM alertwell.alert a
+        WHERE a.tenant_id = $1 AND a.source = $2 AND a.full_id = i.full_id
+        FOR NO KEY UPDATE OF a
+    ) b ON true
+    CROSS JOIN LATERAL (
+        SELECT (i.last_processed_at >= b.last_processed_at OR {changes.misdated("b.last_processed_at")})
+               -- one that does not name its incident can be in another one with the same bytes
+               AND (b.raw, b.raw_exact, b.incident_id) IS DISTINCT FROM (i.raw, i.raw_exact, i.incident_id) AS differs
+        OFFSET 0
+    ) d
+), stored AS (  -- by its place, which stays: all who update alerts of a tenant hold lock_merging
     UPDATE alertwell.alert a
-    SET ({_COLUMNS}) = ({", ".join("i." + name for name in _FIELDS)}),
+    SET ({_COLUMNS}) = ({", ".join("t." + name for name in _FIELDS)}),
         revision = a.revision + 1, updated_at = now()
-    FROM i JOIN before b ON b.full_id = i.full_id
-    WHERE a.tenant_id = $1 AND a.source = $2 AND a.full_id = i.full_id
-      -- said once more, for the index: without statistics a join alone reads all that the stream holds for each record
-      AND a.full_id = ANY (ARRAY(SELECT b.full_id FROM before b))
-      AND (i.last_processed_at >= a.last_processed_at OR {changes.misdated("a.last_processed_at")})
-      -- one that does not name its incident can be in another one with the same bytes
-      AND (a.raw, a.raw_exact, a.incident_id) IS DISTINCT FROM (i.raw, i.raw_exact, i.incident_id)
-    RETURNING a AS is, b.was, i.n, i.arrival AS now_arrival
+    FROM told t
+    WHERE a.ctid = t.place AND t.differs AND a.tenant_id = $1 AND a.source = $2
+      -- said once more: a plan that was made while the table was small reads all of it for a join alone
+      AND a.ctid = ANY (ARRAY(SELECT t.place FROM told t WHERE t.differs))
+    RETURNING a.full_id, a.revision, t.n, t.arrival AS now_arrival, t.changed
 ), changes AS (
     INSERT INTO alertwell.alert_change (tenant_id, batch, n, revision, kind, arrival, source, full_id, changed)
-    SELECT $1, batch.number, s.n, (s.is).revision, 'updated', s.now_arrival, $2, (s.is).full_id,
-           {changes.between("(s.was)", "(s.is)", "full_id", "arrival")}
+    SELECT $1, batch.number, s.n, s.revision, 'updated', s.now_arrival, $2, s.full_id, s.changed
     FROM batch, stored s
     RETURNING full_id
 ), noted AS (
@@ -70,31 +95,33 @@ WITH batch AS MATERIALIZED (
     WHERE counted.changes > 0
 )
 SELECT ARRAY(SELECT c.full_id FROM changes c) AS changed,
-       ARRAY(SELECT i.n::int FROM i WHERE NOT EXISTS (SELECT FROM before b WHERE b.full_id = i.full_id)) AS missing
+       ARRAY(SELECT t.n::int FROM told t WHERE t.place IS NULL) AS missing
 """  # noqa: S608 - made of constants
 
 
 async def sort(
-    database: pool.Database, tenant_id: UUID, source: str, alerts: Sequence[model.Alert]
+    database: pool.Database,
+    tenant_id: UUID,
+    source: str,
+    alerts: Sequence[model.Alert],
+    *,
+    of: str | None = None,
 ) -> sorting.Sorted[model.Alert]:
     """Compare keys, times and hashes: nothing that is held already is uploaded, and no row is locked for it.
 
-    A key that PostgreSQL cannot hold is new: storing it makes it a reject.
+    A key that PostgreSQL cannot hold is new: storing it makes it a reject. `of` is the life of the server (`servers`) that
+    the lease was taken on: what another one holds proves nothing.
     """
-    if not alerts:
-        return sorting.NONE
-    async with database.connection() as connection:
-        rows = await connection.fetch(
-            f"""
-            SELECT k.n::int AS n, a.last_processed_at, a.content_hash, {changes.misdated("a.last_processed_at")} AS misdated
-            FROM unnest($3::text[]) WITH ORDINALITY AS k (full_id, n)
-            JOIN alertwell.alert a ON a.tenant_id = $1 AND a.source = $2 AND a.full_id = k.full_id
-            """,  # noqa: S608 - made of constants
-            tenant_id,
-            source,
-            [alert.full_id if pool.is_text(alert.full_id) else None for alert in alerts],
-        )
-    return sorting.compare(alerts, (each.last_processed_at for each in alerts), rows)
+    return await sorting.compare(
+        database,
+        _KNOWN,
+        tenant_id,
+        source,
+        alerts,
+        [one.full_id for one in alerts],
+        (one.last_processed_at for one in alerts),
+        of=of,
+    )
 
 
 async def insert(
@@ -104,8 +131,25 @@ async def insert(
     alerts: Sequence[model.Alert],
     arrivals: Sequence[str],
 ) -> int:
-    """Insert alerts that are not held yet, each with its `created` change; their number comes back."""
-    await connection.execute(_INSERT, tenant_id, source, _records(alerts, arrivals))
+    """Insert alerts that are not held yet, each with its `created` change; their number comes back.
+
+    Many by COPY, which takes a fifth less of the server than an INSERT of the same rows.
+    """
+    if len(alerts) < LEAST_COPIED:
+        await connection.execute(_INSERT, tenant_id, source, _records(alerts, arrivals))
+        return len(alerts)
+    rows = (
+        (tenant_id, source, *msgspec.structs.astuple(alert), arrival)
+        for alert, arrival in zip(alerts, arrivals, strict=True)
+    )
+    try:
+        await connection.copy_records_to_table(
+            "alert", schema_name="alertwell", columns=_COPIED, records=rows
+        )
+    except (UnicodeError, OverflowError) as error:  # of the driver, which names it so in other statements
+        raise asyncpg.DataError(f"{error}") from error
+    keys = pool.texts([alert.full_id for alert in alerts])
+    await connection.execute(_CREATED, tenant_id, source, keys, pool.texts(arrivals))
     return len(alerts)
 
 
@@ -131,6 +175,4 @@ async def update(
 
 
 def _records(alerts: Sequence[model.Alert], arrivals: Sequence[str]) -> list[tuple[Any, ...]]:
-    return [
-        (*msgspec.structs.astuple(alert), arrival) for alert, arrival in zip(alerts, arrivals, strict=True)
-    ]
+    return [(*row, arrival) for row, arrival in zip(slices.rows(alerts), arrivals, strict=True)]

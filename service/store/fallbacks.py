@@ -73,5 +73,5 @@ async def enrol(
 
 async def polled(database: pool.Database, lease: model.Lease, source: str) -> streams.Owned | None:
     """The tenant's stream of this source, None where it has none or that is not polled. Raises DatabaseUnavailable."""
-    loaded = await streams.load(database, [lease.tenant_id])
+    loaded = await streams.load(database, [lease.tenant_id], of=lease.server)
     return next((item for item in loaded if item.stream.source == source), None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from service.store import pool, retention
+from service.store import pool, retention, servers
 
 _LOCK = 0x66656564  # one sequencer at a time, whichever replica it runs on
 _JUMP = 2**32
@@ -23,22 +23,33 @@ _IDENTITY = """
 """
 _SOMETHING_TO_DO = f"""
     SELECT EXISTS (SELECT FROM alertwell.unnumbered)
-           OR EXISTS (SELECT FROM alertwell.feed_head WHERE identity <> {_IDENTITY})
+           OR EXISTS (SELECT FROM alertwell.feed_head WHERE identity <> {_IDENTITY} OR last_seq < $1)
 """  # noqa: S608 - made of constants
 
 
-async def number(database: pool.Database) -> int:
+@dataclass(slots=True)
+class Seen:
+    """The highest number that a process knows to be given: a server that lost it, and does not know, gives it again else."""
+
+    seq: int = 0
+
+
+async def number(database: pool.Database, seen: Seen | None = None) -> int:
     """Number what is committed and has no number yet; how many changes got one (0: nothing to do, or another one is at it).
 
-    Raises DatabaseUnavailable.
+    What is `seen` is never given a second time. Raises DatabaseUnavailable.
     """
+    seen = seen or Seen()
     async with database.transaction() as connection:
         # In a statement of its own: taken inside the numbering one, the snapshot would be older than the lock.
-        if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK):
+        look = await connection.fetchrow(
+            "SELECT pg_try_advisory_xact_lock($1) AS ours, last_seq FROM alertwell.feed_head", _LOCK
+        )
+        assert look is not None  # noqa: S101 - the migration made the row
+        known, seen.seq = seen.seq, max(seen.seq, look["last_seq"])
+        if not look["ours"] or not await connection.fetchval(_SOMETHING_TO_DO, known):
             return 0
-        if not await connection.fetchval(_SOMETHING_TO_DO):
-            return 0
-        last = await _last_seq(connection)
+        last = await _last_seq(connection, known)
         numbered = await connection.fetchval(
             """
             WITH taken AS (
@@ -60,7 +71,8 @@ async def number(database: pool.Database) -> int:
         if numbered:
             await connection.execute("UPDATE alertwell.feed_head SET last_seq = $1::bigint", last + numbered)
             await connection.execute("SELECT pg_notify('soc_changes', $1)", str(last + numbered))
-        return int(numbered)
+    seen.seq = max(seen.seq, last + numbered)
+    return int(numbered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,28 +91,30 @@ async def backlog(database: pool.Database) -> Backlog:
     return Backlog(row["unnumbered"], float(row["oldest_unnumbered_seconds"] or 0))
 
 
-async def _last_seq(connection: pool.Connection) -> int:
+async def _last_seq(connection: pool.Connection, seen: int) -> int:
     """The number to go on from. On another database than the one that gave it (restored, or failed over with a lost
     tail), readers may know numbers that we do not: jump far beyond them and say when.
     """
-    identity = await connection.fetchval(f"SELECT {_IDENTITY}")
+    # nobody reads a number before it is on disk
+    identity = await connection.fetchval(f"SELECT {_IDENTITY}, {servers.DURABLE}")
     head = await connection.fetchrow("SELECT last_seq, identity FROM alertwell.feed_head FOR UPDATE")
     assert head is not None  # noqa: S101 - the migration made the row
     last = int(head["last_seq"])
-    if head["identity"] == identity:
+    if head["identity"] == identity and last >= seen:
         return last
     if head["identity"] is None:
         await connection.execute("UPDATE alertwell.feed_head SET identity = $1", identity)
         return last
+    # a jump can be lost itself: once more then
+    jumped = last + _JUMP * (1 + max(seen - last, 0) // _JUMP)
     await connection.execute(
-        "UPDATE alertwell.feed_head SET identity = $1, restored_at = now(), last_seq = last_seq + $2",
+        "UPDATE alertwell.feed_head SET identity = $1, restored_at = now(), last_seq = $2",
         identity,
-        _JUMP,
+        jumped,
     )
-    # what owners remember of coverage may be lost with the tail: they read it anew, and read again what is missing
-    await connection.execute("UPDATE alertwell.lease SET epoch = epoch + 1")
+    # what owners remember may be lost with the tail: `leases.fence` refuses it, and this lets them look at once
     await connection.execute("UPDATE alertwell.roster SET version = version + 1")
-    return last + _JUMP
+    return jumped
 
 
 async def prune(database: pool.Database, *, older_than: timedelta, limit: int) -> int:

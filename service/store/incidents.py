@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-import msgspec
-
 from service import model
-from service.store import changes, pool, sorting
+from service.store import changes, pool, slices, sorting
 
 _FIELDS: Final = tuple(model.Incident.__struct_fields__)
+_CONTENT: Final = tuple(name for name in _FIELDS if name != "incident_id")
 _COLUMNS: Final = ", ".join(_FIELDS)
 _VALUES: Final = ", ".join("i.raw::jsonb" if name == "raw" else f"i.{name}" for name in _FIELDS)
 _INCOMING: Final = (
@@ -32,6 +31,8 @@ WITH batch AS MATERIALIZED (
 INSERT INTO alertwell.unnumbered (tenant_id, batch, changes)
 SELECT $1, batch.number, cardinality($3) FROM batch
 """  # noqa: S608 - made of constants
+
+_KNOWN: Final = sorting.statement("incident", "incident_id", "last_update")
 
 # Read without its alerts an incident keeps those it had, and the same ones in another order are the same. Its hash may be
 # another one all the same, with its alerts and without: then the hash alone is replaced, so that the next `sort` knows it.
@@ -76,7 +77,7 @@ WITH batch AS MATERIALIZED (
            CASE WHEN (s.is).redirect_incident_id <> coalesce((s.was).redirect_incident_id, '') THEN 'merged'
                 ELSE 'updated' END,
            s.arrival, $2, (s.is).incident_id,
-           {changes.between("(s.was)", "(s.is)", "incident_id", source_updated_at="last_update")}, 'incident'
+           {changes.between("(s.was)", "(s.is)", _CONTENT, source_updated_at="last_update")}, 'incident'
     FROM batch, stored s
     RETURNING full_id
 ), noted AS (
@@ -91,23 +92,24 @@ SELECT ARRAY(SELECT c.full_id FROM changes c) AS changed,
 
 
 async def sort(
-    database: pool.Database, tenant_id: UUID, source: str, incidents: Sequence[model.Incident]
+    database: pool.Database,
+    tenant_id: UUID,
+    source: str,
+    incidents: Sequence[model.Incident],
+    *,
+    of: str | None = None,
 ) -> sorting.Sorted[model.Incident]:
     """Compare keys, times and hashes, as `alerts.sort` does. A key that PostgreSQL cannot hold is new."""
-    if not incidents:
-        return sorting.NONE
-    async with database.connection() as connection:
-        rows = await connection.fetch(
-            f"""
-            SELECT k.n::int AS n, i.last_update, i.content_hash, {changes.misdated("i.last_update")} AS misdated
-            FROM unnest($3::text[]) WITH ORDINALITY AS k (incident_id, n)
-            JOIN alertwell.incident i ON i.tenant_id = $1 AND i.source = $2 AND i.incident_id = k.incident_id
-            """,  # noqa: S608 - made of constants
-            tenant_id,
-            source,
-            [one.incident_id if pool.is_text(one.incident_id) else None for one in incidents],
-        )
-    return sorting.compare(incidents, (each.last_update for each in incidents), rows)
+    return await sorting.compare(
+        database,
+        _KNOWN,
+        tenant_id,
+        source,
+        incidents,
+        [one.incident_id for one in incidents],
+        (one.last_update for one in incidents),
+        of=of,
+    )
 
 
 async def insert(
@@ -118,7 +120,7 @@ async def insert(
     arrivals: Sequence[str],
 ) -> int:
     """Insert incidents that are not held yet, each with its `created` change; their number comes back."""
-    await connection.execute(_INSERT, tenant_id, source, _records(incidents), arrivals)
+    await connection.execute(_INSERT, tenant_id, source, slices.rows(incidents), arrivals)
     return len(incidents)
 
 
@@ -134,7 +136,7 @@ async def update(
 
     One that retention has deleted since `sort` saw it is inserted anew and counts too.
     """
-    row = await connection.fetchrow(_UPDATE, tenant_id, source, _records(incidents), arrivals)
+    row = await connection.fetchrow(_UPDATE, tenant_id, source, slices.rows(incidents), arrivals)
     assert row is not None  # noqa: S101 - one row whatever was stored
     missing = [place - 1 for place in row["missing"]]
     if missing:
@@ -142,7 +144,3 @@ async def update(
             connection, tenant_id, source, [incidents[n] for n in missing], [arrivals[n] for n in missing]
         )
     return [*row["changed"], *(incidents[n].incident_id for n in missing)]
-
-
-def _records(incidents: Sequence[model.Incident]) -> list[tuple[Any, ...]]:
-    return [msgspec.structs.astuple(incident) for incident in incidents]

@@ -1,7 +1,9 @@
 """Who owns which tenant: replicas with heartbeats, leases with epochs, and the fence in front of every write.
 
 A lease is taken by growing its epoch. Whatever an older epoch still has in flight finds no row in `fence` and writes
-nothing. Anything that changes what an owner has read of a tenant (paused, new parameters, a rewind) grows the epoch too.
+nothing. Nor does what was taken on another life of the server (`servers`): a failover that lost the last commits hands
+the same epochs out again, and what owners know of their tenants may be ahead of it. Anything that changes what an owner
+has read of a tenant (paused, new parameters, a rewind) grows the epoch too.
 
 Locks are taken in one order, or two transactions would wait for each other: tenant, lease (by tenant_id), stream,
 stream_progress, and the roster last.
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from service import errors, model
-from service.store import pool
+from service.store import pool, servers
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ async def claim(database: pool.Database, replica_id: UUID, *, limit: int, ttl: f
     """Take up to `limit` active tenants that nobody alive owns. Two replicas never get the same one."""
     async with database.transaction() as connection:
         rows = await connection.fetch(
-            """
+            f"""
             WITH free AS MATERIALIZED (
                 SELECT l.tenant_id, l.epoch
                 FROM alertwell.lease l
@@ -114,27 +116,27 @@ async def claim(database: pool.Database, replica_id: UUID, *, limit: int, ttl: f
             )
             UPDATE alertwell.lease l SET owner = $1, epoch = l.epoch + 1
             FROM taken WHERE l.tenant_id = taken.tenant_id
-            RETURNING l.tenant_id, l.epoch
-            """,
+            RETURNING l.tenant_id, l.epoch, (SELECT {servers.LIFE}) AS server
+            """,  # noqa: S608 - made of constants
             replica_id,
             limit,
             ttl,
         )
-    return [model.Lease(row["tenant_id"], replica_id, row["epoch"]) for row in rows]
+    return [model.Lease(row["tenant_id"], replica_id, row["epoch"], row["server"]) for row in rows]
 
 
 async def held(database: pool.Database, replica_id: UUID) -> list[model.Lease]:
     """The leases that name us as owner, of active tenants only."""
     async with database.connection() as connection:
         rows = await connection.fetch(
-            """
-            SELECT l.tenant_id, l.epoch
+            f"""
+            SELECT l.tenant_id, l.epoch, (SELECT {servers.LIFE}) AS server
             FROM alertwell.lease l JOIN alertwell.tenant t ON t.tenant_id = l.tenant_id AND t.state = 'active'
             WHERE l.owner = $1
-            """,
+            """,  # noqa: S608 - made of constants
             replica_id,
         )
-    return [model.Lease(row["tenant_id"], replica_id, row["epoch"]) for row in rows]
+    return [model.Lease(row["tenant_id"], replica_id, row["epoch"], row["server"]) for row in rows]
 
 
 async def release(database: pool.Database, leases: Iterable[model.Lease]) -> None:
@@ -163,10 +165,14 @@ async def release(database: pool.Database, leases: Iterable[model.Lease]) -> Non
 async def fence(connection: pool.Connection, lease: model.Lease) -> None:
     """First statement of every write of a poll: holds the lease until the transaction ends, or raises LeaseLost."""
     found = await connection.fetchval(
-        "SELECT true FROM alertwell.lease WHERE tenant_id = $1 AND owner = $2 AND epoch = $3 FOR SHARE",
+        f"""
+        SELECT true, {servers.DURABLE}
+        FROM alertwell.lease WHERE tenant_id = $1 AND owner = $2 AND epoch = $3 AND {servers.LIFE} = $4 FOR SHARE
+        """,  # noqa: S608 - made of constants
         lease.tenant_id,
         lease.owner,
         lease.epoch,
+        lease.server,
     )
     if found is None:
         raise errors.LeaseLost(f"tenant {lease.tenant_id}: epoch {lease.epoch} is over")
@@ -178,12 +184,15 @@ async def advance(connection: pool.Connection, lease: model.Lease) -> None:
     The roster says so, and the owner takes the tenant anew.
     """
     found = await connection.fetchval(
-        """
-        UPDATE alertwell.lease SET epoch = epoch + 1 WHERE tenant_id = $1 AND owner = $2 AND epoch = $3 RETURNING true
-        """,
+        f"""
+        UPDATE alertwell.lease SET epoch = epoch + 1
+        WHERE tenant_id = $1 AND owner = $2 AND epoch = $3 AND {servers.LIFE} = $4
+        RETURNING true, {servers.DURABLE}
+        """,  # noqa: S608 - made of constants
         lease.tenant_id,
         lease.owner,
         lease.epoch,
+        lease.server,
     )
     if found is None:
         raise errors.LeaseLost(f"tenant {lease.tenant_id}: epoch {lease.epoch} is over")
@@ -192,17 +201,19 @@ async def advance(connection: pool.Connection, lease: model.Lease) -> None:
 async def fence_all(connection: pool.Connection, leases: Sequence[model.Lease]) -> set[UUID]:
     """The same for many tenants at once: those whose lease still stands, locked until the transaction ends."""
     rows = await connection.fetch(
-        """
-        SELECT l.tenant_id
+        f"""
+        SELECT l.tenant_id, (SELECT {servers.DURABLE})
         FROM alertwell.lease l
-        JOIN unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS ours (tenant_id, owner, epoch)
+        JOIN unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[]) AS ours (tenant_id, owner, epoch, server)
           ON l.tenant_id = ours.tenant_id AND l.owner = ours.owner AND l.epoch = ours.epoch
+        WHERE ours.server = (SELECT {servers.LIFE})
         ORDER BY l.tenant_id
         FOR SHARE OF l
-        """,
+        """,  # noqa: S608 - made of constants
         [lease.tenant_id for lease in leases],
         [lease.owner for lease in leases],
         [lease.epoch for lease in leases],
+        [lease.server for lease in leases],
     )
     return {row["tenant_id"] for row in rows}
 

@@ -51,6 +51,9 @@ async def take_back(connection: pool.Connection, streams: Sequence[tuple[UUID, s
             FROM unnest($1::uuid[], $2::text[]) AS i (tenant_id, source)
             WHERE s.tenant_id = i.tenant_id AND s.source = i.source
             RETURNING s.tenant_id, s.source
+        ), volumes AS (
+            DELETE FROM alertwell.stream_volume v USING reset
+            WHERE v.tenant_id = reset.tenant_id AND v.source = reset.source
         ), reasons AS (
             DELETE FROM alertwell.gap_reason r USING reset
             WHERE r.tenant_id = reset.tenant_id AND r.source = reset.source

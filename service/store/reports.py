@@ -69,6 +69,8 @@ class Overview:
     gaps: dict[str, Any]
     attention: list[dict[str, Any]]
     troubled: list[dict[str, Any]]
+    silent: list[dict[str, Any]]
+    items: dict[str, Any]
     feed: dict[str, Any]
     replicas: list[dict[str, Any]]
     unowned: int
@@ -116,8 +118,27 @@ async def overview(database: pool.Database, *, ttl: float) -> Overview:
         database,
         """
         SELECT state, state_reason, count(*)::int AS streams
-        FROM soc.coverage WHERE enabled AND state IN ('degraded', 'throttled')
+        FROM soc.coverage WHERE enabled AND state IN ('degraded', 'throttled') AND cause IS NULL
         GROUP BY state, state_reason ORDER BY streams DESC, state, state_reason
+        """,
+    )
+    silent = await fetch(
+        database,
+        """
+        SELECT tenant_id, tenant_name, source, cause, coalesce(silent_since, state_since) AS since, expected, not_returned,
+               state_reason
+        FROM soc.coverage WHERE enabled AND cause IN ('silent', 'not_returned')
+        ORDER BY since, tenant_id, source
+        """,
+    )
+    [items] = await fetch(
+        database,
+        """
+        SELECT coalesce(sum(items), 0)::bigint AS items, coalesce(sum(inserted), 0)::bigint AS inserted,
+               coalesce(sum(updated), 0)::bigint AS updated, coalesce(sum(unchanged), 0)::bigint AS unchanged,
+               coalesce(sum(stale), 0)::bigint AS stale, coalesce(sum(duplicate), 0)::bigint AS duplicate,
+               coalesce(sum(rejected), 0)::bigint AS rejected
+        FROM soc.accounting
         """,
     )
     [feed] = await fetch(database, "SELECT * FROM soc.feed")
@@ -125,7 +146,10 @@ async def overview(database: pool.Database, *, ttl: float) -> Overview:
         database,
         """
         SELECT r.replica_id, r.host, r.version, r.started_at, r.heartbeat_at,
-               r.heartbeat_at > now() - make_interval(secs => $1) AS alive, count(t.tenant_id)::int AS tenants
+               r.heartbeat_at > now() - make_interval(secs => $1) AS alive, count(t.tenant_id)::int AS tenants,
+               coalesce(jsonb_agg(jsonb_build_object('tenant_id', t.tenant_id, 'name', t.name)
+                                  ORDER BY lower(t.name), t.tenant_id)
+                        FILTER (WHERE t.tenant_id IS NOT NULL), '[]') AS polls
         FROM alertwell.replica r
         LEFT JOIN alertwell.lease l ON l.owner = r.replica_id
         LEFT JOIN alertwell.tenant t ON t.tenant_id = l.tenant_id AND t.state = 'active'
@@ -151,6 +175,8 @@ async def overview(database: pool.Database, *, ttl: float) -> Overview:
         gaps=gaps,
         attention=attention,
         troubled=troubled,
+        silent=silent,
+        items=items,
         feed=feed,
         replicas=replicas,
         unowned=unowned["n"],
@@ -206,9 +232,11 @@ async def tenant(database: pool.Database, tenant_id: UUID) -> dict[str, Any]:
         database,
         f"""
         SELECT c.source, c.enabled, c.state, c.cause, c.state_reason, c.state_since, s.parameters, c.watermark, c.proven_until,
-               c.data_age_seconds, c.late_arrivals, c.last_verified_at, c.last_success_at, c.next_poll_at,
+               c.data_age_seconds, c.late_arrivals, c.last_verified_at, c.last_success_at, c.next_poll_at, c.silent_since,
+               c.expected, c.not_returned, a.items, a.inserted, a.updated, a.unchanged, a.stale, a.duplicate, a.rejected,
                {spans.format("wanted")}, {spans.format("coverage")}
         FROM soc.coverage c JOIN alertwell.stream s USING (tenant_id, source)
+        LEFT JOIN soc.accounting a USING (tenant_id, source)
         WHERE c.tenant_id = $1 ORDER BY c.source
         """,  # noqa: S608 - made of constants
         tenant_id,

@@ -31,6 +31,7 @@ WRITES: Final[dict[str, tuple[str, ...]]] = {
     "poll": _ALL,
     "reject": _ALL,
     "replica": _ALL,
+    "stream_volume": _ALL,
     "unnumbered": _ALL,
     # Kept for as long as the tenant is: purging it is its owner's business.
     "credential": _KEEP,

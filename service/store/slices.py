@@ -7,9 +7,10 @@ that one becomes a reject and the rest is stored.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import asyncpg
+import msgspec
 
 from service import model
 from service.store import pool
@@ -31,6 +32,16 @@ def cut(records: Sequence[_Record]) -> list[Sequence[_Record]]:
             start, size = n, len(record.raw)
     if start < len(records):
         made.append(records[start:])
+    return made
+
+
+def rows(records: Sequence[_Record]) -> list[tuple[Any, ...]]:
+    """The records' fields in their order as values of a composite type, in which `raw` is a text."""
+    made: list[tuple[Any, ...]] = []
+    for record in records:
+        fields: tuple[Any, ...] = msgspec.structs.astuple(record)
+        place: int = record.__struct_fields__.index("raw")
+        made.append((*fields[:place], record.raw.decode(), *fields[place + 1 :]))
     return made
 
 
@@ -72,9 +83,7 @@ async def _halving(
         if len(part) == 1:
             reason = f"PostgreSQL cannot hold it: {str(error).splitlines()[0]}"
             record = part[0]
-            refused.append(
-                model.Reject(reason, record.raw_exact or record.raw.encode("utf-8", "surrogatepass"))
-            )
+            refused.append(model.Reject(reason, record.raw_exact or record.raw))
             return 0
     half = len(part) // 2
     count = 0

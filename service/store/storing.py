@@ -8,7 +8,7 @@ the one record is found; that record becomes a reject and the rest is stored.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -41,7 +41,7 @@ class Harvest:
     `arrival` says how a record with this update time came. `folded` is all coverage that joins the stream's row now: the
     window's own proof and what idle polls proved before. `dropped` leaves it (too many ranges). `read_to` is the end of a live
     window that is stored, else None. `learn` tells from the keys of the items that were inserted or really updated what
-    there is to learn of lateness, None where none came late.
+    there is to learn of lateness, None where none came late. `idle` is the stream's as of before this answer.
     """
 
     sorted: sorting.Sorted[model.Alert]
@@ -57,6 +57,7 @@ class Harvest:
     nested: int = 0
     nested_rejects: int = 0
     learn: Callable[[Collection[str]], model.Learned | None] = lambda _: None
+    idle: model.Counts = field(default_factory=model.Counts)
 
     @property
     def inside(self) -> bool:
@@ -66,9 +67,12 @@ class Harvest:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What became of each item of a harvest, and what was learned from those that came late."""
+    """What became of each item of a harvest, how many rejects were kept of it, nested ones included, and what was learned from
+    those that came late.
+    """
 
     counts: model.Counts
+    rejects: int
     learned: model.Learned | None
 
 
@@ -102,12 +106,12 @@ async def _store(
         if harvest.rejects or refused.all:
             await rejects.keep(connection, lease.tenant_id, source, [*harvest.rejects, *refused.all])
         counts = _counts(harvest, incidents, alerts, refused)
-        await _move(connection, lease, source, harvest)
+        await _move(connection, lease, source, harvest, counts)
         learned = harvest.learn(incidents.keys if harvest.inside else alerts.keys)
         if learned:
             await sweeps.learn(connection, lease, source, learned)
         await record_poll(connection, lease.tenant_id, source, poll, counts, outcome="complete")
-    return Stored(counts, learned)
+    return Stored(counts, len(harvest.rejects) + len(refused.all), learned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +229,9 @@ async def _store_alerts(
     )
 
 
-async def _move(connection: pool.Connection, lease: model.Lease, source: str, harvest: Harvest) -> None:
+async def _move(
+    connection: pool.Connection, lease: model.Lease, source: str, harvest: Harvest, counts: model.Counts
+) -> None:
     await connection.execute(
         """
         WITH moved AS (
@@ -240,7 +246,11 @@ async def _move(connection: pool.Connection, lease: model.Lease, source: str, ha
             WHERE r.tenant_id = moved.tenant_id AND r.source = moved.source AND r.span <@ moved.coverage
         )
         UPDATE alertwell.stream_progress p
-        SET last_success_at = now(), read_to = greatest(p.read_to, $6), proven = NULL
+        SET last_success_at = now(), read_to = greatest(p.read_to, $6), proven = NULL,
+            items = p.items + $7, inserted = p.inserted + $8, updated = p.updated + $9, unchanged = p.unchanged + $10,
+            stale = p.stale + $11, duplicate = p.duplicate + $12, rejected = p.rejected + $13,
+            idle_items = greatest(p.idle_items, $14), idle_unchanged = greatest(p.idle_unchanged, $15),
+            idle_stale = greatest(p.idle_stale, $16), idle_duplicate = greatest(p.idle_duplicate, $17)
         FROM moved WHERE p.tenant_id = moved.tenant_id AND p.source = moved.source
         """,
         lease.tenant_id,
@@ -249,6 +259,17 @@ async def _move(connection: pool.Connection, lease: model.Lease, source: str, ha
         ranges.encode(harvest.dropped),
         harvest.watermark,
         harvest.read_to,
+        counts.items,
+        counts.inserted,
+        counts.updated,
+        counts.unchanged,
+        counts.stale,
+        counts.duplicate,
+        counts.rejected,
+        harvest.idle.items,
+        harvest.idle.unchanged,
+        harvest.idle.stale,
+        harvest.idle.duplicate,
     )
 
 

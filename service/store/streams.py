@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
 from service import model
 from service.intervals import Intervals
-from service.store import leases, pool, ranges, rejects, storing, sweeps
+from service.store import leases, pool, ranges, rejects, storing, sweeps, volumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class Owned:
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What polls that stored nothing have moved since the last flush. `folded` joins the stream's row, `proven` replaces
-    the one range that stream_progress keeps (null: leave it).
+    the one range that stream_progress keeps (null: leave it). `idle` are totals, so that a flush that is tried again adds nothing
+    twice; `volume` is None where nothing of it has changed.
     """
 
     lease: model.Lease
@@ -35,22 +36,30 @@ class Progress:
     folded: Intervals
     next_poll_at: datetime
     sweep: model.Sweep | None = None
+    idle: model.Counts = field(default_factory=model.Counts)
+    volume: model.Volume | None = None
 
 
-async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owned]:
-    """The enabled streams of these tenants, each with the credential that counts for it (its own, its tenant's, or none)."""
-    async with database.connection() as connection:
+async def load(database: pool.Database, tenant_ids: Sequence[UUID], *, of: str | None = None) -> list[Owned]:
+    """The enabled streams of these tenants, each with the credential that counts for it (its own, its tenant's, or none).
+
+    `of` is the life of the server (`servers`) that their leases were taken on.
+    """
+    async with database.connection(of=of) as connection:
         rows = await connection.fetch(
             """
             SELECT s.tenant_id, s.source, s.parameters, s.enrolled_at, s.wanted, s.backfill, s.coverage, s.watermark,
                    s.overlap, s.failures, s.state, s.state_reason, s.cause, s.gone_since, s.history, s.gap_share,
                    s.lateness, p.proven, p.read_to,
-                   p.sweep_started_at, p.sweep_span, p.sweep_left, p.sweep_late, p.sweep_lateness,
+                   p.sweep_started_at, p.sweep_span, p.sweep_left, p.sweep_late, p.sweep_lateness, p.sweep_held, p.sweep_missing,
+                   p.idle_items, p.idle_unchanged, p.idle_stale, p.idle_duplicate,
+                   v.began_at, v.last_hour, v.hours, v.weekly, v.silent_since, v.missing, v.held, v.missing_since, v.missing_span,
                    t.name, t.cloud, t.region, t.state AS tenant_state, t.labels, t.external_ref,
                    c.app_id, c.kind, c.sealed, c.version, c.source AS credential_source
             FROM alertwell.stream s
             JOIN alertwell.tenant t ON t.tenant_id = s.tenant_id
             LEFT JOIN alertwell.stream_progress p ON p.tenant_id = s.tenant_id AND p.source = s.source
+            LEFT JOIN alertwell.stream_volume v ON v.tenant_id = s.tenant_id AND v.source = s.source
             LEFT JOIN LATERAL (
                 SELECT * FROM alertwell.credential c
                 WHERE c.tenant_id = s.tenant_id AND c.source IN (s.source, '')
@@ -83,6 +92,13 @@ async def load(database: pool.Database, tenant_ids: Sequence[UUID]) -> list[Owne
             gap_share=row["gap_share"],
             lateness={int(end): count for end, count in row["lateness"].items()},
             sweep=sweeps.decode(row),
+            volume=volumes.decode(row),
+            idle=model.Counts(
+                items=row["idle_items"] or 0,
+                unchanged=row["idle_unchanged"] or 0,
+                stale=row["idle_stale"] or 0,
+                duplicate=row["idle_duplicate"] or 0,
+            ),
         )
         tenant = model.Tenant(
             tenant_id=row["tenant_id"],
@@ -110,11 +126,12 @@ async def show_state(
     state: model.StreamState,
     reason: str | None,
     failures: int,
+    cause: str | None = None,
 ) -> None:
-    """Write a stream's state where it changed; its source is there. Raises LeaseLost."""
+    """Write a stream's state where it changed; its source is there. `cause` as in `record_failure`. Raises LeaseLost."""
     async with database.transaction() as connection:
         await leases.fence(connection, lease)
-        await _set_state(connection, lease, source, state, reason, None, failures, gone=False)
+        await _set_state(connection, lease, source, state, reason, cause, failures, gone=False)
 
 
 async def record_failure(
@@ -250,11 +267,15 @@ async def flush(database: pool.Database, moved: Sequence[Progress]) -> set[UUID]
                 proven = coalesce(i.proven, p.proven),
                 next_poll_at = i.next_poll_at, sweep_started_at = coalesce(i.sweep_started_at, p.sweep_started_at),
                 sweep_span = i.sweep_span, sweep_left = i.sweep_left, sweep_late = i.sweep_late,
-                sweep_lateness = i.sweep_lateness
+                sweep_lateness = i.sweep_lateness, sweep_held = i.sweep_held, sweep_missing = i.sweep_missing,
+                idle_items = greatest(p.idle_items, i.idle_items), idle_unchanged = greatest(p.idle_unchanged, i.idle_unchanged),
+                idle_stale = greatest(p.idle_stale, i.idle_stale), idle_duplicate = greatest(p.idle_duplicate, i.idle_duplicate)
             FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::tstzrange[], $6::timestamptz[],
-                        $7::timestamptz[], $8::tstzrange[], $9::tstzrange[], $10::int[], $11::interval[])
+                        $7::timestamptz[], $8::tstzrange[], $9::tstzrange[], $10::int[], $11::interval[], $12::int[], $13::int[],
+                        $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[])
                  AS i (tenant_id, source, last_success_at, read_to, proven, next_poll_at,
-                       sweep_started_at, sweep_span, sweep_left, sweep_late, sweep_lateness)
+                       sweep_started_at, sweep_span, sweep_left, sweep_late, sweep_lateness, sweep_held, sweep_missing,
+                       idle_items, idle_unchanged, idle_stale, idle_duplicate)
             WHERE p.tenant_id = i.tenant_id AND p.source = i.source
             """,
             [p.lease.tenant_id for p in kept],
@@ -263,6 +284,13 @@ async def flush(database: pool.Database, moved: Sequence[Progress]) -> set[UUID]
             [p.read_to for p in kept],
             [ranges.encode_pair(*p.proven) if p.proven else None for p in kept],
             [p.next_poll_at for p in kept],
-            *([values[n] for values in swept] for n in range(5)),
+            *([values[n] for values in swept] for n in range(7)),
+            [p.idle.items for p in kept],
+            [p.idle.unchanged for p in kept],
+            [p.idle.stale for p in kept],
+            [p.idle.duplicate for p in kept],
         )
+        learned = [(p.lease.tenant_id, p.source, p.volume) for p in kept if p.volume is not None]
+        if learned:
+            await volumes.keep(connection, learned)
     return ours

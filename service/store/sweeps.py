@@ -21,21 +21,23 @@ def decode(row: Any) -> model.Sweep | None:
         left=ranges.decode([row["sweep_left"]] if row["sweep_left"] is not None else []),
         late=row["sweep_late"],
         greatest=row["sweep_lateness"],
+        held=row["sweep_held"],
+        missing=row["sweep_missing"],
     )
 
 
 def encode(sweep: model.Sweep | None) -> tuple[Any, ...]:
-    """The values of sweep_started_at, sweep_span, sweep_left, sweep_late, sweep_lateness.
+    """The values of sweep_started_at, sweep_span, sweep_left, sweep_late, sweep_lateness, sweep_held, sweep_missing.
 
     What is left is one range in the row, around all that is: whoever goes on after a restart reads a little of it once more.
     """
     if sweep is None:
-        return (None, None, None, 0, timedelta())
+        return (None, None, None, 0, timedelta(), 0, 0)
     left = None
     if sweep.left.lower is not None and sweep.left.upper is not None:
         left = ranges.encode_pair(sweep.left.lower, sweep.left.upper)
     span = ranges.encode_pair(*sweep.span) if sweep.span else None
-    return (sweep.started_at, span, left, sweep.late, sweep.greatest)
+    return (sweep.started_at, span, left, sweep.late, sweep.greatest, sweep.held, sweep.missing)
 
 
 async def learn(connection: pool.Connection, lease: model.Lease, source: str, learned: model.Learned) -> None:
@@ -49,7 +51,7 @@ async def learn(connection: pool.Connection, lease: model.Lease, source: str, le
         )
         UPDATE alertwell.stream_progress
         SET sweep_started_at = coalesce($6, sweep_started_at), sweep_span = $7, sweep_left = $8, sweep_late = $9,
-            sweep_lateness = $10
+            sweep_lateness = $10, sweep_held = $11, sweep_missing = $12
         WHERE tenant_id = $1 AND source = $2
         """,
         lease.tenant_id,
@@ -73,7 +75,8 @@ async def verify(
                 UPDATE alertwell.stream SET last_verified_at = $3, verified = $4 WHERE tenant_id = $1 AND source = $2
             )
             UPDATE alertwell.stream_progress
-            SET sweep_started_at = $3, sweep_span = $5, sweep_left = NULL, sweep_late = 0, sweep_lateness = '0'
+            SET sweep_started_at = $3, sweep_span = $5, sweep_left = NULL, sweep_late = 0, sweep_lateness = '0',
+                sweep_held = 0, sweep_missing = 0
             WHERE tenant_id = $1 AND source = $2
             """,
             lease.tenant_id,

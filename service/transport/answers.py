@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -216,6 +217,7 @@ def _until(moment: datetime, clock: datetime) -> float | None:
     return min(seconds, _LONGEST_WAIT) if seconds > 0 else None
 
 
+@lru_cache(maxsize=64)  # the answers of one second have one
 def _http_date(text: str | None) -> datetime | None:
     # Only the form that RFC 9110 lets servers write: the library alone takes "0026" and odd zones as well.
     if not text or not _HTTP_DATE.fullmatch(text):

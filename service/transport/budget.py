@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 UNCOUNTED: Final = 4096
 """Bytes that each answer may hold beside the total, so that an empty list (`[]`) never waits behind a backlog."""
@@ -39,6 +39,7 @@ class ByteBudget:
         self._free = total - largest
         self._lane: Share | None = None
         self._waiting: deque[Share] = deque()
+        self._stalled: set[asyncio.Task[Any] | None] = set()
 
     @property
     def free(self) -> int:
@@ -49,6 +50,10 @@ class ByteBudget:
     def waiting(self) -> int:
         """Answers that wait for room."""
         return len(self._waiting)
+
+    def stalled(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether this task waits for room."""
+        return task in self._stalled
 
     @contextmanager
     def share(self) -> Iterator[Share]:
@@ -79,7 +84,12 @@ class ByteBudget:
             return
         share.granted = asyncio.get_running_loop().create_future()
         self._waiting.append(share)
-        await share.granted
+        task = asyncio.current_task()
+        self._stalled.add(task)
+        try:
+            await share.granted
+        finally:
+            self._stalled.discard(task)
         share.held += size
 
     def give_back(self, share: Share) -> None:

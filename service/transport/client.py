@@ -64,6 +64,8 @@ class Client:
         `observe(service, outcome, seconds, size)` is called after each request, with "ok" or a failure's kind and
         the bytes of the body.
         """
+        # a retry is no news, and a flood of them would be a flood of lines: what came of it is the poll's to say
+        stamina.instrumentation.set_on_retry_hooks(())
         self._session = session
         self._tokens = tokens
         self._endpoints = endpoints
@@ -97,6 +99,13 @@ class Client:
     async def _retried(
         self, access: model.Access, request: model.Request, url: yarl.URL, share: budget.Share
     ) -> model.Answer:
+        try:
+            return await self._authorised(access, request, url, share)
+        except errors.Transient as failure:
+            if not _is_passing(failure):
+                raise
+            first = failure
+        # from here on: what takes no second attempt, and that is nearly all, does without the cost of retrying
         async for attempt in stamina.retry_context(
             on=_is_passing,
             attempts=_ATTEMPTS,
@@ -106,6 +115,8 @@ class Client:
             wait_jitter=0.3,
         ):
             with attempt:
+                if attempt.num == 1:
+                    raise first
                 return await self._authorised(access, request, url, share)
         raise AssertionError  # the last attempt returns or raises
 
@@ -115,11 +126,16 @@ class Client:
         """With a token; one that is refused is renewed once."""
         renewed = False
         while True:
-            token = await self._tokens.token(access, request.service)
+            try:
+                token = await self._tokens.token(access, request.service)
+            except errors.PollFailure as failure:
+                failure.asked = False
+                raise
             await self._pace.wait(access.tenant.tenant_id, request.quota_group)
             try:
-                return await self._observed(request, url, token, share)
+                answer = await self._observed(request, url, token, share)
             except errors.Throttled as failure:
+                self._pace.refused(access.tenant.tenant_id, request.quota_group, failure.retry_after)
                 ours = self._pace.account(access.tenant.tenant_id, request.quota_group)
                 said = f"{failure}; {ours}" if ours else str(failure)
                 raise errors.Throttled(said, status=failure.status, retry_after=failure.retry_after) from None
@@ -130,6 +146,9 @@ class Client:
                 if renewed:
                     raise
                 renewed = True
+            else:
+                self._pace.answered(access.tenant.tenant_id, request.quota_group)
+                return answer
 
     async def _observed(
         self, request: model.Request, url: yarl.URL, token: str, share: budget.Share

@@ -14,6 +14,12 @@ class Broken(errors.Transient):
 
 def fault(error: Exception, host: str, proxy: proxies.Proxy | None) -> errors.PollFailure:
     """The error for what aiohttp raised on the way to `host`; `proxy` is the one that the request went through, if any."""
+    found = _fault(error, host, proxy)
+    found.asked = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError)
+    return found
+
+
+def _fault(error: Exception, host: str, proxy: proxies.Proxy | None) -> errors.PollFailure:
     if proxy is not None and (its := _of_proxy(error, host, proxy)):
         return its
     if isinstance(error, aiohttp.ClientConnectorDNSError):

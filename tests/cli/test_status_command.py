@@ -39,7 +39,18 @@ def test_for_people(alertwell):
     assert "gaps      none" in shown
     assert "feed      head 0" in shown
     assert "replicas  1 alive, 1 active tenant polled by nobody" in shown
-    assert "box-1" in shown
+    (replica,) = [line for line in shown.splitlines() if "box-1" in line]
+    assert replica.split()[1:3] == [B[:8], "0.1.0"]
+    assert replica.endswith("1: Fabrikam / Sons")
+
+
+@pytest.mark.usefixtures("collected")
+def test_who_polls_what(alertwell):
+    """--json names each replica with its version, its heartbeat and all tenants that it polls."""
+    (replica,) = json.loads(alertwell("status", "--json").stdout)["replicas"]
+    assert (replica["replica_id"], replica["version"], replica["alive"]) == (B, "0.1.0", True)
+    assert replica["heartbeat_at"] is not None
+    assert (replica["tenants"], replica["polls"]) == (1, [{"name": "Fabrikam | Sons", "tenant_id": B}])
 
 
 @pytest.mark.usefixtures("collected")
@@ -127,7 +138,8 @@ def test_json(alertwell):
     """One document with stable keys; with --max-age it has grade and reasons, and the exit code holds as well."""
     found = json.loads(alertwell("status", "--json").stdout)
     assert set(found) == {
-        "tenants", "streams", "oldest", "gaps", "attention", "troubled", "feed", "replicas", "unowned", "ending", "backfills",
+        "tenants", "streams", "oldest", "gaps", "attention", "troubled", "silent", "items", "feed", "replicas", "unowned",
+        "ending", "backfills",
     }  # fmt: skip
     assert found["tenants"] == {"active": 2}
     assert found["oldest"]["data_age_seconds"] < 300
@@ -175,3 +187,40 @@ def test_database_without_schema(alertwell, empty_url):
     )
     assert alertwell("migrate", env=bare).stdout == f"the schema is at revision {schema.REVISION}\n"
     assert "tenants   none" in alertwell("status", env=bare).stdout
+
+
+@pytest.mark.usefixtures("collected")
+def test_silent_streams_warn_and_items_are_summed(alertwell, fetch):
+    """A stream that brings nothing where it used to is listed with its cause and reason; items add up over the streams."""
+    assert "items     0" in alertwell("status").stdout
+    fetch(
+        "UPDATE alertwell.stream_progress SET items = 7, inserted = 5, rejected = 2, idle_items = 3, idle_unchanged = 3"
+    )
+    fetch(
+        """
+        UPDATE alertwell.stream SET state_reason = 'no records since yesterday | really', cause = 'silent'
+        WHERE tenant_id = $1::text::uuid
+        """,
+        A,
+    )
+    fetch(
+        """
+        INSERT INTO alertwell.stream_volume (tenant_id, source, began_at, weekly, silent_since)
+        VALUES ($1::text::uuid, 'siem', now(), 41, '2026-01-30T08:00:00Z')
+        """,
+        A,
+    )
+    shown = alertwell("status", "--max-age", "5m", exit_code=1).stdout
+    assert shown.startswith("ALERTWELL WARNING - 1 silent stream |")
+    assert "items     20: 10 inserted, 6 unchanged, 4 rejected" in shown
+    assert re.search(
+        r"^  Contoso +siem +silent +2026-01-30T08:00:00Z +no records since yesterday / really$",
+        shown,
+        re.MULTILINE,
+    )
+    told = json.loads(alertwell("status", "--json").stdout)
+    assert [(one["cause"], one["expected"]) for one in told["silent"]] == [("silent", 41)]
+    assert told["items"]["items"] == 20
+    one = alertwell("tenants", "show", A).stdout
+    assert "records in 41 hours of a week" in one
+    assert "10: 5 inserted, 3 unchanged, 2 rejected" in one

@@ -255,3 +255,21 @@ async def test_a_feed_that_stands_still():
     """Changes that nobody numbers are a warning."""
     seen = checkup.Vitals(180000, None, 7, 90.0, 1, 2, 0)
     assert premises._feed(seen).sentence == "7 changes wait for a number, the oldest for 90 s"
+
+
+async def test_a_stream_that_is_silent(ward: Ward, pool: asyncpg.Pool):
+    """The call works and brings nothing: a warning with what to compare; one that never brought anything is asked about."""
+    await pool.execute(
+        "UPDATE alertwell.stream SET cause = 'silent', watermark = now() WHERE tenant_id = $1", CONTOSO
+    )
+    await pool.execute(
+        "UPDATE alertwell.stream SET enrolled_at = now() - interval '30 days' WHERE tenant_id = $1", FABRIKAM
+    )
+    findings = await ward.examine()
+    silent = the(findings, "tenant", "Contoso")
+    assert silent.ok == "warning"
+    assert silent.sentence == "token and call work, but no records come where they used to, beyond chance"
+    assert silent.remedy.startswith("Compare with the customer's portal")
+    never = the(findings, "tenant", "Fabrikam")
+    assert never.ok == "ok"
+    assert "none ever in the 30 days since it was enrolled" in never.sentence

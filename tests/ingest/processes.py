@@ -40,15 +40,15 @@ class Replica:
 
 
 @asynccontextmanager
-async def running(stage: stages.Stage, **environment: str) -> AsyncIterator[Replica]:
-    """`alertwell run` as a process; it is killed at the end if it still lives."""
+async def running(stage: stages.Stage, root: Path = ROOT, **environment: str) -> AsyncIterator[Replica]:
+    """`alertwell run` as a process, of the software in `root`; it is killed at the end if it still lives."""
     quick = {f"ALERTWELL_{name}".upper(): str(value) for name, value in stages.QUICK.items()}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "service",
         "run",
-        cwd=ROOT,
+        cwd=root,
         env={**os.environ, **quick, **stage.environment(), "ALERTWELL_LOG_FORMAT": "json", **environment},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

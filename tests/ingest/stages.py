@@ -19,7 +19,7 @@ import asyncpg
 
 from service import app, clouds, intervals, model, settings, timestamps
 from service.auth import modes, tokens
-from service.ingest import owned, plan, poll, reading, slots, turn
+from service.ingest import owned, plan, poll, reading, slots, turn, unpacking
 from service.metrics import Metrics
 from service.simulator import cases, filing, server, ticks, world
 from service.sources import registry
@@ -433,6 +433,7 @@ async def bench(
             sources=registry.SOURCES,
             rules=rules,
             clock=reading.Clock(),
+            unpacking=unpacking.Unpacking(32 * 2**20, at_once=2),
             metrics=Metrics("0"),
         )
         made = Bench(shown, simulator, database, books, desk, clock)

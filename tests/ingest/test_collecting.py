@@ -138,7 +138,7 @@ async def test_a_late_flush_leaves_a_newer_ownership_alone(bench):
     before.moved, before.last_success_at = True, bench.now
     await bench.books.rows.execute("UPDATE alertwell.lease SET epoch = epoch + 1")
     flushing = streams.flush
-    newer = model.Lease(old.lease.tenant_id, old.lease.owner, old.lease.epoch + 1)
+    newer = model.Lease(old.lease.tenant_id, old.lease.owner, old.lease.epoch + 1, old.lease.server)
 
     async def meanwhile(database, moved):
         ours = await flushing(database, moved)
@@ -179,15 +179,15 @@ async def test_gaps_leave_half_of_the_slots_to_live_windows(stage):
 async def test_slots_count():
     """Half of the places, at least one, may be used for gaps; a place that was given back is free again."""
     places = slots.Slots(5)
-    assert [places.take_gap() for _ in range(3)] == [True, True, False]
-    places.give_gap()
-    assert places.take_gap()
+    assert [places.take_gap(number) for number in range(3)] == [True, True, False]
+    places.give_gap(0)
+    assert places.take_gap(3)
     for _ in range(5):
         assert places.free
         places.take()
     assert not places.free
     assert places.polls == 5
-    assert slots.Slots(1).take_gap()
+    assert slots.Slots(1).take_gap(0)
 
 
 async def test_alerts_go_under_the_tenant_whose_token_fetched_them(stage):

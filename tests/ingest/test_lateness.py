@@ -35,7 +35,7 @@ def stream(**fields) -> model.Stream:
 def alert(key: str, moment: datetime) -> model.Alert:
     """A record with this update time."""
     return model.Alert(
-        full_id=key, last_processed_at=moment, source_updated_text="", content_hash=0, raw="{}"
+        full_id=key, last_processed_at=moment, source_updated_text="", content_hash=0, raw=b"{}"
     )
 
 

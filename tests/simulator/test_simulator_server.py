@@ -104,6 +104,7 @@ async def test_counters(simulator, client):
         "siem": 4,
         "siem_records": 2 * len(rows),
         "fault:status": 1,
+        "status:500": 1,
         "siem:401": 1,
         "elsewhere": 1,
     }
@@ -184,6 +185,36 @@ async def test_control_knows_the_other_apis(simulator, client):
     assert (await client.read("graph", FABRIKAM, query, path="/graph/v1.0/security/incidents")).status == 500
     one = (await client.get("/_sim/state", params={"tenant": FABRIKAM})).json()["tenants"][0]
     assert one["api_requests"] == {"mde": 0, "xdr": 0, "graph": 1}
+
+
+async def test_control_tells_since_when_things_are_shown(simulator, client, clock):
+    """Sightings have what the truth has, each with its newest version and since when; a world held still shows no more."""
+    now = clock()
+    simulator.world.add_record(CONTOSO, b'{"FullId":"later"}', at=now, full_id="later", visible_at=now + 5)
+    clock.advance(1)
+    plan = {"surface": "siem", "tenant": CONTOSO, "times": None}
+    await client.post("/_sim/chaos", json={"plan": [{**plan, "fault": "500"}]})
+    assert (await client.alerts(CONTOSO)).status == 500
+    await client.post("/_sim/chaos", json={"plan": [{**plan, "fault": None}]})
+    assert (await client.alerts(CONTOSO)).status == 200
+    for query in (
+        {"tenant": CONTOSO},
+        {"tenant": FABRIKAM, "api": "mde"},
+        {"tenant": FABRIKAM, "api": "xdr", "kind": "incidents"},
+    ):
+        seen = [*map(json.loads, (await client.get("/_sim/sightings", params=query)).body.splitlines())]
+        truth = [*map(json.loads, (await client.get("/_sim/truth", params=query)).body.splitlines())]
+        assert {each["id"] for each in seen} == {each["full_id"] for each in truth}
+        assert all(each["first"] <= each["visible"] <= clock() for each in seen)
+    query = {"tenant": CONTOSO, "at": str(now)}
+    before = [*map(json.loads, (await client.get("/_sim/sightings", params=query)).body.splitlines())]
+    assert "later" not in {each["id"] for each in before}
+    assert (await client.post("/_sim/still", json={})).json() == {"now": ticks.text(clock())}
+    simulator.world.add_record(CONTOSO, b'{"FullId":"never"}', at=clock() + 1, full_id="never")
+    clock.advance(10)
+    shown = await client.ids(CONTOSO)
+    assert "later" in shown
+    assert "never" not in shown
 
 
 @pytest.mark.parametrize(

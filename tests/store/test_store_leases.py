@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from dataclasses import replace
 from uuid import UUID
 
 import asyncpg
@@ -80,8 +81,8 @@ async def test_release_and_retire(database: pool.Database, pool: asyncpg.Pool):
     """What is released or left behind by a goodbye is free at once; what is no longer ours is left alone."""
     await rows.enrol(database, 1, 2, 3)
     first, second, third = await rows.claim(database, A)
-    stale = model.Lease(third.tenant_id, A, third.epoch - 1)
-    await leases.release(database, [first, stale, model.Lease(second.tenant_id, B, second.epoch)])
+    stale = model.Lease(third.tenant_id, A, third.epoch - 1, third.server)
+    await leases.release(database, [first, stale, replace(second, owner=B)])
     assert await leases.held(database, A) == [second, third]
     await leases.release(database, [])
     [again] = await rows.claim(database, B)

@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from service.store import retention
+from service.store import retention, sorting
 from tests import postgres
 from tests.store import rows
 
@@ -345,12 +345,11 @@ async def test_the_owner_s_own_questions(postgres: postgres.Server, many: str):
     try:
         indexes, whole, _ = await read(
             connection,
-            """
-            SELECT k.n, a.content_hash FROM unnest($2::text[]) WITH ORDINALITY AS k (full_id, n)
-            JOIN alertwell.alert a ON a.tenant_id = $1 AND a.source = 'siem' AND a.full_id = k.full_id
-            """,
+            sorting.statement("alert", "full_id", "last_processed_at"),
             rows.tenant_id(7),
-            [f"{6 + 40 * n}:1" for n in range(50)],
+            "siem",
+            json.dumps([f"{6 + 40 * n}:1" for n in range(50)]),
+            "{" + ",".join(["0"] * 50) + "}",
         )
         assert (indexes, whole) == ({"alert_pkey"}, set())
         indexes, whole, _ = await read(connection, "SELECT min(seq) FROM alertwell.feed WHERE seq > 10")

@@ -3,13 +3,13 @@
 import asyncio
 import tempfile
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import asyncpg
 import pytest
 
 from service import errors
-from service.store import embedded, pool
+from service.store import embedded, pool, servers
 from tests import postgres
 from tests.store import rows
 
@@ -225,4 +225,57 @@ async def test_a_standby_that_cannot_number_is_no_bug(database: pool.Database):
 
     with pytest.raises(errors.DatabaseUnavailable, match="recovery"):
         await ask()
+    await database.ping()
+
+
+async def test_a_silent_host_does_not_keep_from_the_next(database_url: str, monkeypatch: pytest.MonkeyPatch):
+    """A host that accepts and says nothing, one that refuses, then the one that takes writes: it is found."""
+    monkeypatch.setattr(pool, "_DIAL_SECONDS", 1.0)
+    let_go = asyncio.Event()
+
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await let_go.wait()
+        writer.close()
+
+    port = int(dict(parse_qsl(urlsplit(database_url).query)).get("port", 5432))
+    home = dict(parse_qsl(urlsplit(database_url).query))["host"]
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as listening:
+        hole = listening.sockets[0].getsockname()[1]
+        several = urlencode({"host": f"127.0.0.1,127.0.0.1,{home}", "port": f"{hole},1,{port}"})
+        dsn = urlsplit(database_url)._replace(query=several).geturl()
+        async with pool.open_database(dsn, size=1) as database:
+            await database.ping()
+        let_go.set()
+
+
+@pytest.mark.parametrize(
+    ("dsn", "expected"),
+    [
+        ("postgresql://me@one/name", [{}]),
+        ("postgresql:///name?host=/run/one", [{}]),
+        ("postgresql://me@one,two:6000/name", [("one", 5432), ("two", 6000)]),
+        ("postgresql://me@[::1]:6000,two/name", [("::1", 6000), ("two", 5432)]),
+        ("postgresql://me@/name?host=/run/one,two&port=5433,5434", [("/run/one", 5433), ("two", 5434)]),
+        ("postgresql://me@/name?host=one,two&port=5433", [("one", 5433), ("two", 5433)]),
+    ],
+)
+def test_hosts_are_tried_in_order(dsn: str, expected: list[object]):
+    """Each of several hosts with its port, and only where it takes writes, unless the address says what it wants."""
+    found = servers.candidates(dsn)
+    assert [(one["host"], one["port"]) if one else one for one in found] == expected
+    if len(found) > 1:
+        assert {one["target_session_attrs"] for one in found} == {"read-write"}
+        mark = "&" if "?" in dsn else "?"
+        assert "target_session_attrs" not in servers.candidates(f"{dsn}{mark}target_session_attrs=any")[0]
+
+
+async def test_another_server_is_not_asked(database: pool.Database):
+    """What is to come from one life of a server does not come from another; the right one is asked in peace."""
+    async with database.transaction() as connection:
+        life = await connection.fetchval(f"SELECT {servers.LIFE}")
+    async with database.connection(of=life) as connection:
+        assert await connection.fetchval("SELECT 1") == 1
+    with pytest.raises(errors.DatabaseUnavailable, match="another server"):
+        async with database.connection(of="00000001/0/0"):
+            pass
     await database.ping()

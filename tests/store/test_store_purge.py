@@ -40,6 +40,10 @@ async def test_purge_leaves_one_change_and_nothing_else(
             each.lease.tenant_id, f"Contoso {n}", "public", None, ("graph_alerts",), "v2"
         )
         await invitations.invite(database, [wanted], valid=rows.LOOKBACK, actor="ada@desk")
+        await pool.execute(
+            "INSERT INTO alertwell.stream_volume (tenant_id, source, began_at) VALUES ($1, 'siem', now())",
+            each.lease.tenant_id,
+        )
     async with rows.reader(admin_url, key, other.lease.tenant_id) as reader:
         deleted = await tenants.purge(database, key)
         assert {

@@ -16,6 +16,7 @@ TENANT_OF = {
     "incidents": "tenant_id::text",
     "change_feed": "tenant_id",
     "coverage": "tenant_id::text",
+    "accounting": "tenant_id::text",
     "gaps": "tenant_id",
     "rejects": "tenant_id::text",
     "audit": "tenant_id::text",

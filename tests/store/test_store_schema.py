@@ -142,6 +142,18 @@ CONTRACT = {
         "last_success_at": STAMP,
         "next_poll_at": STAMP,
     },
+    "accounting": {
+        "tenant_id": "uuid",
+        "tenant_name": "text",
+        "source": "text",
+        "items": "bigint",
+        "inserted": "bigint",
+        "updated": "bigint",
+        "unchanged": "bigint",
+        "stale": "bigint",
+        "duplicate": "bigint",
+        "rejected": "bigint",
+    },
     "gaps": {
         "tenant_id": "text",
         "tenant_name": "text",

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import asyncpg
@@ -179,11 +180,13 @@ async def test_a_poll_that_failed_in_part_says_so(owner: rows.Owner, pool: async
     assert tuple(row) == ("failed", "refused", 3, 2)
 
 
-@pytest.mark.parametrize("wrong", ["epoch", "owner", "gone"])
+@pytest.mark.parametrize("wrong", ["epoch", "owner", "server", "gone"])
 async def test_a_late_writer_writes_nothing(owner: rows.Owner, pool: asyncpg.Pool, wrong: str):
-    """With another epoch, another owner or no lease at all, LeaseLost is raised and nothing is written."""
+    """With another epoch, another owner, on another life of the server or without a lease, nothing is written: LeaseLost."""
     if wrong == "owner":
-        owner.lease = model.Lease(owner.lease.tenant_id, rows.tenant_id(9), owner.lease.epoch)
+        owner.lease = replace(owner.lease, owner=rows.tenant_id(9))
+    elif wrong == "server":
+        owner.lease = replace(owner.lease, server="00000001/0/0")
     elif wrong == "epoch":
         await tenants.set_state(owner.database, owner.lease.tenant_id, "active")
     else:

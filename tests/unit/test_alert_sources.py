@@ -177,7 +177,7 @@ def test_a_resolved_alert_of_the_endpoint():
     assert (alert.assigned_to, alert.threat_name) == ("soc@mssp.example", "Trojan:Win32/Wacatac.B!ml")
     assert (alert.user_name, alert.file_sha256) == ("CONTOSO\\ada", "abcdef0123456789" * 4)
     assert alert.mitre_techniques is None
-    assert "räksmörgås 😀.exe" in alert.raw
+    assert "räksmörgås 😀.exe" in alert.raw.decode()
     bare = well_formed("mde_alerts").alerts[2]
     assert (bare.status, bare.severity_rank, bare.incident_id) == ("in_progress", 0, None)
     assert (bare.event_time, bare.user_name, bare.device_group) == (None, None, None)

@@ -34,7 +34,9 @@ def test_every_word_has_a_cause():
     """What the code raises, what Entra's answers become, and nothing else."""
     verdicts = {*aadsts.BY_NUMBER.values(), *aadsts.BY_ERROR.values(), aadsts.UNKNOWN}
     of_entra = {verdict.code for verdict in verdicts if verdict.who != "R"}
-    assert raised() | of_entra | {causes.SOURCE_GONE} == set(causes.CAUSES)
+    assert raised() | of_entra | {causes.SOURCE_GONE, causes.SILENT, causes.NOT_RETURNED} == set(
+        causes.CAUSES
+    )
 
 
 @pytest.mark.parametrize("word", causes.CAUSES)

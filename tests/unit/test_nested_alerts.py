@@ -54,7 +54,7 @@ def test_alerts_are_cut_out():
         "big": 12345678901234567890,
         "x": [{"alerts": 1}],
     }
-    assert page.alerts[0].raw == '{"alertId" : "a", "lastUpdatedTime":"2026-10-01T00:20:00Z","n":1.50}'
+    assert page.alerts[0].raw == b'{"alertId" : "a", "lastUpdatedTime":"2026-10-01T00:20:00Z","n":1.50}'
     assert (page.alerts[0].incident_id, found.alert_ids) == ("7", ["a"])
 
 

@@ -38,7 +38,7 @@ def test_an_empty_environment_has_every_default():
     assert got.dsn is None
     assert got.default_sources == ("siem",)
     assert got.poll_interval == timedelta(seconds=60)
-    assert (got.max_body_bytes, got.max_bytes_in_flight) == (32 * 2**20, 96 * 2**20)
+    assert (got.max_body_bytes, got.max_bytes_in_flight) == (32 * 2**20, 64 * 2**20)
     assert (got.http_host, got.http_port) == ("127.0.0.1", 8080)
 
 
@@ -211,7 +211,7 @@ def test_every_setting_can_come_from_everywhere(field, tmp_path):
         ({"CA_FILE": "/nonexistent"}, ["ALERTWELL_CA_FILE='/nonexistent'", "is not a file"]),
         ({"OVERLAP": "1h"}, ["ALERTWELL_OVERLAP=1h", "OVERLAP_MAX (30m)"]),
         ({"LIVE_SPAN": "1h"}, ["ALERTWELL_LIVE_SPAN=1h", "1.5 × POLL_INTERVAL", "3690s"]),
-        ({"MAX_BODY_BYTES": "64MiB"}, ["ALERTWELL_MAX_BYTES_IN_FLIGHT=100663296", "134217728"]),
+        ({"MAX_BODY_BYTES": "64MiB"}, ["ALERTWELL_MAX_BYTES_IN_FLIGHT=67108864", "134217728"]),
     ],
 )
 def test_a_bad_setting_is_one_line(named, words):

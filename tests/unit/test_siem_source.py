@@ -134,7 +134,7 @@ def test_an_antivirus_record_and_one_of_2017():
     assert antivirus.device_name == "srv-002"
     assert antivirus.user_name is None
     assert antivirus.last_processed_at.microsecond == 123_456
-    assert "räksmörgås 😀.exe" in antivirus.raw
+    assert "räksmörgås 😀.exe" in antivirus.raw.decode()
     assert old.last_processed_at == datetime(2017, 5, 22, 9, 7, 25, tzinfo=UTC)
     assert old.user_name == "corp\\kim"
     assert old.threat_name is None
@@ -301,7 +301,7 @@ def test_escapes_that_jsonb_refuses(escaped, stored):
     assert two.raw_exact == middle.encode()
     assert two.content_hash == records.content_hash(middle.encode())
     assert (one.raw_exact, three.raw_exact) == (None, None)
-    assert (one.raw, three.raw) == (json.dumps(first), json.dumps(last))
+    assert (one.raw, three.raw) == (json.dumps(first).encode(), json.dumps(last).encode())
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_escapes_that_only_look_like_it(escaped):
             .encode()
         )
         alert = page.alerts[0]
-        assert escaped in alert.raw
+        assert escaped.encode() in alert.raw
         assert alert.raw_exact is None
         assert alert.title == json.loads(f'"{escaped}"')
 

@@ -1,10 +1,10 @@
-"""Rules that say which tenants a reader sees, and the newest merged alerts of a few tenants from their indexes."""
+"""What became of every item, on the stream; how often a stream is used to bring alerts, and that it does not any more."""
 
 from __future__ import annotations
 
 from service.store import schema
 
-revision = "0015"
+revision = "0010"
 down_revision = "0009"
 
 

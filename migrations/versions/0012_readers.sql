@@ -176,4 +176,4 @@ SELECT m.tenant_id,
        m.external_ref
 FROM alertwell.readable_alert_merged m;
 
-UPDATE alertwell.schema_version SET revision = 15;
+UPDATE alertwell.schema_version SET revision = 12;
