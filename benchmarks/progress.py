@@ -19,9 +19,12 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -31,6 +34,7 @@ from service.intervals import Intervals
 from service.store import enrolments, leases, pool, schema, streams
 from service.store.embedded import Cluster
 
+T = TypeVar("T")
 BATCH = 1000
 CHECKPOINTS = 5  # minutes
 TABLES = ("stream_progress", "lease", "stream")
@@ -182,8 +186,7 @@ async def measure(count: int, minutes: int) -> list[Cost]:
                     ]
                     await enrolments.enrol(database, part, lookback=timedelta(days=7))
                 replica = uuid4()
-                await leases.heartbeat(database, replica, host="benchmark", version="0", ttl=86_400)
-                held = await leases.claim(database, replica, limit=count, ttl=86_400)
+                held = await own(database, replica, count)
                 admin = await asyncpg.connect(cluster.admin_dsn)
                 other = await asyncpg.connect(cluster.admin_dsn)
                 try:
@@ -205,6 +208,37 @@ async def measure(count: int, minutes: int) -> list[Cost]:
                 finally:
                     await other.close()
                     await admin.close()
+
+
+async def own(database: pool.Database, replica: UUID, count: int) -> list[model.Lease]:
+    """Take all tenants, and say what each question of an owner costs with so many of them."""
+    took: dict[str, float] = {}
+
+    async def timed(name: str, work: Awaitable[T]) -> T:
+        started = time.perf_counter()
+        found = await work
+        took[name] = time.perf_counter() - started
+        return found
+
+    beat = partial(leases.heartbeat, database, replica, host="benchmark", version="0", ttl=86_400)
+    await beat()
+    held = await timed("claim all", leases.claim(database, replica, limit=count, ttl=86_400))
+    async with database.connection() as connection:
+        await connection.execute("ANALYZE alertwell.lease, alertwell.tenant, alertwell.stream")
+    await timed("heartbeat", beat())
+    await timed("claim none", leases.claim(database, replica, limit=0, ttl=86_400))
+    await timed("what is held", leases.held(database, replica))
+    loaded = await timed("load 2,000", streams.load(database, [each.tenant_id for each in held[:2000]]))
+    async with database.connection() as connection:
+        await timed(
+            "soc.coverage whole",
+            connection.fetch("SELECT tenant_id, data_age_seconds, gaps FROM soc.coverage"),
+        )
+    if (len(held), len(loaded)) != (count, min(count, 2000)):
+        raise SystemExit(f"{len(held)} of {count} tenants")
+    told = ", ".join(f"{name} {seconds * 1e3:,.0f}" for name, seconds in took.items())
+    print(f"| {count:,} | an owner's questions, ms: {told} |" + " |" * 10, flush=True)
+    return held
 
 
 def show(count: int, costs: list[Cost]) -> None:
