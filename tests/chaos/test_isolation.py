@@ -100,7 +100,8 @@ async def test_tenants_that_fail_leave_the_pace_to_others(stage):
     )
     # where a body was kept in part for soc.rejects, or a stream goes from one state to another, one more
     assert lines["poll"] <= 2 * len(bad)
-    assert lines["stream_failing"] <= len(bad) + 3  # the healthy one may have had to make room, once
+    # once for each reason; the healthy one may have had to make room, once
+    assert lines["stream_failing"] <= 2 * len(bad)
     assert lines.total() <= 3 * len(bad) + 20
 
 

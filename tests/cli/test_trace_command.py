@@ -10,11 +10,10 @@ import pytest
 A = "11111111-1111-1111-1111-111111111111"
 B = "22222222-2222-2222-2222-222222222222"
 HELD = "da637291085411733957_1"
-NOW = datetime.now(UTC).replace(microsecond=0)
 
 
 def iso(ago: timedelta) -> str:
-    return (NOW - ago).isoformat()
+    return (datetime.now(UTC) - ago).isoformat()
 
 
 @pytest.fixture

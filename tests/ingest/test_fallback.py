@@ -151,7 +151,7 @@ async def test_a_fallback_that_its_owner_has_not_heard_of_is_polled(bench, monke
     bench.simulator.plan("siem", CONTOSO, "410", None)
     load = streams.load
 
-    async def away(*_):
+    async def away(*_, **__):
         monkeypatch.setattr(streams, "load", load)
         raise errors.DatabaseUnavailable("the database is away")
 

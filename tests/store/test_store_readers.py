@@ -257,7 +257,7 @@ async def test_what_a_reader_looks_up_elsewhere(database: pool.Database, pool: a
             WHERE relnamespace = 'alertwell'::regnamespace AND relkind IN ('r', 'p', 'v')
               AND has_table_privilege(oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')
             UNION ALL SELECT oid::regclass::text FROM pg_class
-            WHERE CASE WHEN relkind = 'S' THEN has_sequence_privilege(oid, 'USAGE, SELECT, UPDATE') END
+            WHERE CASE relkind WHEN 'S' THEN has_sequence_privilege(oid, 'USAGE, SELECT, UPDATE') END
             UNION ALL SELECT nspname FROM pg_namespace WHERE nspname = 'alertwell' AND has_schema_privilege(oid, 'USAGE, CREATE')
             UNION ALL SELECT nspname FROM pg_namespace WHERE nspname = 'soc' AND has_schema_privilege(oid, 'CREATE')
             """

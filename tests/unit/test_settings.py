@@ -114,6 +114,7 @@ OTHER = {
     "database_url": "postgresql://u@h/d",
     "database_password": "p",
     "database_pool_size": "8",
+    "database_pooler": "transaction",
     "data_dir": "/var/lib/alertwell",
     "client_id": APP,
     "client_secret": "s",

@@ -18,7 +18,8 @@ async def make(admin_dsn: str, role: str, password: str) -> None:
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", role):
             await connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{scram.verifier(password)}'")
         # readers' roles are made by it; what it did not make, it cannot touch
-        await connection.execute(f"ALTER ROLE {role} CREATEROLE")
+        if not await connection.fetchval("SELECT rolcreaterole FROM pg_roles WHERE rolname = $1", role):
+            await connection.execute(f"ALTER ROLE {role} CREATEROLE")
         if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", NAME):
             await connection.execute(f"CREATE DATABASE {NAME} OWNER {role}")
     finally:
