@@ -31,7 +31,7 @@ demo: $(READY)  ## The whole of it against a bundled simulator; nothing to confi
 	$(BIN)/alertwell demo
 
 test: $(READY)  ## All tests, against a real PostgreSQL that they bring along
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 chaos: $(READY)  ## What takes minutes: the tests that are marked so, then a storm [MINUTES=5] [SEED=n] [JSON=file]
 	$(BIN)/python -m pytest -m chaos

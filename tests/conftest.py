@@ -11,19 +11,61 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import asyncpg
 import pytest
 
 from tests import postgres as servers
 
+TREE = Path(__file__).parent
+LONG = {
+    TREE / name
+    for name in (
+        "chaos/test_chaos_short.py",
+        "chaos/test_fault_matrix_api.py",
+        "chaos/test_fault_matrix_entra.py",
+        "chaos/test_isolation.py",
+        "cli/test_command_line.py",
+        "ingest/test_sources_trust.py",
+        "ingest/test_sources_end_to_end.py",
+        "ingest/test_stops.py",
+    )
+}
+"""What takes longest; the order is all that depends on it."""
 
-def pytest_configure() -> None:
-    """A shell starts what runs in its background with SIGINT ignored, and every child would inherit that: not Ctrl-C's tests."""
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What this process, the workers and all their children start with.
+
+    Bytecode is kept beside pytest's cache even where the environment forbids it elsewhere: some sixty children would compile
+    all that they import, which is more than they do.
+
+    A shell starts what runs in its background with SIGINT ignored, and every child would inherit that: not Ctrl-C's tests.
+    """
+    if config.pluginmanager.hasplugin("cacheprovider"):
+        sys.dont_write_bytecode = False
+        sys.pycache_prefix = str(config.cache.mkdir("bytecode"))
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: half as many more as there are cores, since tests of faults wait more than they work."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + cores // 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: a worker takes a file whole, and one that began last would be waited for."""
+    items.sort(key=lambda item: (item.path not in LONG, item.path.parent.name != "chaos"))
 
 
 @pytest.fixture(scope="session")

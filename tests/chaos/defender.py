@@ -61,6 +61,18 @@ class Defender:
                 raise RuntimeError(f"the simulator refuses {path}: {said[:300]!r}")
             return msgspec.json.decode(said, type=dict[str, Any])
 
+    async def token(self, tenant_id: str, secret: str) -> str:
+        """An access token of this tenant, as the app gets it."""
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": self.settings["ALERTWELL_CLIENT_ID"],
+            "client_secret": secret,
+            "scope": "https://graph.microsoft.com/.default",
+        }
+        url = f"{self.settings['ALERTWELL_AUTHORITY_URL']}/{tenant_id}/oauth2/v2.0/token"
+        async with self._session.post(url, data=form) as answer:
+            return str((await answer.json())["access_token"])
+
     async def counters(self) -> Mapping[str, int]:
         """What it answered, and which faults it made."""
         return msgspec.json.decode(await self._get("state"), type=dict[str, Any])["counters"]

@@ -39,6 +39,11 @@ def read(files: Iterable[Path]) -> Found:
     return Found(count, levels, bad)
 
 
+def listened(file: Path) -> int:
+    """How often a process that logs there has begun to listen."""
+    return file.read_bytes().count(b'"http_listening"')
+
+
 def port(file: Path) -> int | None:
     """Where the process that logs there listens for probes and metrics: the last line that says so."""
     found = None

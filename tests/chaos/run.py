@@ -24,7 +24,7 @@ import structlog
 from rich.console import Console
 
 from service.simulator import ticks
-from tests.chaos import fleet, judging, logs, report, scene, stage, verdict, vitals, weather
+from tests.chaos import fleet, judging, logs, report, scene, secrecy, stage, verdict, vitals, weather
 
 FOLDER = Path(".alertwell", "chaos")
 
@@ -184,7 +184,7 @@ async def unended(running: stage.Stage) -> list[str]:
     return [f"{task.get_name()} ended: {task.exception()!r}" for task in tasks if task.done()]
 
 
-CHECKS: Final[tuple[Callable[[stage.Stage], Awaitable[list[str]]], ...]] = (unended,)
+CHECKS: Final[tuple[Callable[[stage.Stage], Awaitable[list[str]]], ...]] = (unended, secrecy.kept)
 """What is searched when all is over, while PostgreSQL, the simulator and every file are still there: each says what it found."""
 
 

@@ -1,4 +1,4 @@
-"""Thirty bad neighbours and few places: tenants that hang, fail or flood, beside one whose alerts have to come on time.
+"""Many bad neighbours and few places: tenants that hang, fail or flood, beside one whose alerts have to come on time.
 
 Nothing is timed: what the healthy tenant got is counted while its neighbours still wait for what they began with.
 """
@@ -11,17 +11,21 @@ from collections import Counter
 import pytest
 import structlog
 
+from service.ingest import outage, turn
 from service.simulator import chaos, ticks
 from tests.ingest import stages
-from tests.ingest.stages import CONTOSO
+from tests.ingest.stages import CONTOSO, FABRIKAM
 from tests.ingest.waiting import until
 
-_MANY = 30
-_FEW = 8
-_ROUNDS = 4
+_ROUNDS = 3
+SIZES = [
+    pytest.param(9, 3, id="nine"),
+    pytest.param(30, 8, id="thirty", marks=pytest.mark.chaos),
+]
+"""Neighbours, and places for polls."""
 
 
-def neighbours(stage, count=_MANY):
+def neighbours(stage, count):
     """Tenants beside the healthy one."""
     tenant_ids = [str(uuid.UUID(int=0x44444444 << 96 | number)) for number in range(count)]
     for number, tenant_id in enumerate(tenant_ids):
@@ -36,20 +40,21 @@ async def served(stage, rounds=_ROUNDS):
         await stage.stored(CONTOSO)
 
 
-async def test_tenants_that_hang_leave_places_to_others(stage):
-    """Thirty tenants without an answer and eight places: all of them are tried, none is answered, the healthy one is read on."""
-    bad = neighbours(stage)
+@pytest.mark.parametrize(("many", "few"), SIZES)
+async def test_tenants_that_hang_leave_places_to_others(stage, many, few):
+    """Many tenants without an answer and few places: all of them are tried, none is answered, the healthy one is read on."""
+    bad = neighbours(stage, many)
     for tenant_id in bad:
         stage.simulator.plan("siem", tenant_id, "hang", None)
     await stage.enrol(*bad, CONTOSO, lookback=20)
     asked = stage.simulator.siem_requests
-    async with stage.collecting(max_concurrent_polls=_FEW, shutdown_grace="0s") as collector:
+    async with stage.collecting(max_concurrent_polls=few, shutdown_grace="0s") as collector:
         await served(stage)
         await until(lambda: all(asked[each] for each in bad), 90)
         before = asked[CONTOSO]
         await served(stage)
         assert asked[CONTOSO] > before
-        assert stages.series(collector.metrics)["alertwell_polls_running"] <= _FEW
+        assert stages.series(collector.metrics)["alertwell_polls_running"] <= few
     assert {row["arrival"] for row in (await stage.books.alerts(CONTOSO)).values()} == {"live"}
 
 
@@ -67,9 +72,10 @@ async def test_tenants_whose_tokens_hang_leave_threads_to_others(stage):
     assert not any(stage.simulator.siem_requests[each] for each in bad)
 
 
-async def test_tenants_that_fail_leave_the_pace_to_others(stage):
-    """Thirty tenants that fail in every way at every poll do not hold up the healthy one, and log two lines each, once."""
-    bad = neighbours(stage)
+@pytest.mark.parametrize(("many", "few"), SIZES)
+async def test_tenants_that_fail_leave_the_pace_to_others(stage, many, few):
+    """Tenants that fail in every way at every poll do not hold up the healthy one, and log two lines each, once."""
+    bad = neighbours(stage, many)
     faults = [
         "reset",
         "500",
@@ -87,11 +93,11 @@ async def test_tenants_that_fail_leave_the_pace_to_others(stage):
     await stage.enrol(*bad, CONTOSO, lookback=20)
     asked = stage.simulator.siem_requests
     with structlog.testing.capture_logs() as logs:
-        async with stage.collecting(max_concurrent_polls=_FEW, shutdown_grace="0s"):
+        async with stage.collecting(max_concurrent_polls=few, shutdown_grace="0s"):
             await until(lambda: all(asked[each] for each in bad), 90)
             before = asked[CONTOSO]
             await served(stage)
-            await until(lambda: asked[CONTOSO] >= before + 3 * _ROUNDS)
+            await until(lambda: asked[CONTOSO] >= before + 2 * _ROUNDS)
             assert sum(asked[each] for each in bad) > 2 * len(bad)
     lines = Counter(
         entry["event"]
@@ -138,3 +144,25 @@ async def test_floods_take_their_turn(stage):
         held = [await stage.books.count(each) for each in bad]
     assert sum(held) < 1_000 * len(bad)
     assert all(held), "each has had its turn"
+
+
+async def test_a_tenant_that_cannot_be_stored_holds_up_nobody(stage, monkeypatch):
+    """What the database refuses of one tenant, poll by poll, is no outage: the others are polled as ever."""
+    monkeypatch.setattr(outage, "_SHORTEST", 0.1)
+    monkeypatch.setattr(turn, "_DATABASE_PAUSE", 0.1)
+    await stage.books.rows.execute(
+        f"""
+        CREATE FUNCTION public.damaged() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'invalid page in block 7' USING ERRCODE = 'XX001'; END $$;
+        CREATE TRIGGER damaged BEFORE INSERT ON alertwell.alert FOR EACH ROW
+        WHEN (NEW.tenant_id = '{FABRIKAM}') EXECUTE FUNCTION public.damaged()
+        """
+    )
+    stages.file(stage.shown, FABRIKAM, "never stored", stage.shown.clock())
+    await stage.enrol(FABRIKAM, CONTOSO, lookback=20)
+    with structlog.testing.capture_logs() as logs:
+        async with stage.collecting():
+            await until(lambda: stage.simulator.siem_requests[FABRIKAM] > 3, 60)
+            await served(stage, 2)
+    waits = [entry["seconds"] for entry in logs if entry["event"] == "polls_wait_for_database"]
+    assert waits == [0.1]

@@ -42,6 +42,8 @@ class Replica:
 @asynccontextmanager
 async def running(stage: stages.Stage, root: Path = ROOT, **environment: str) -> AsyncIterator[Replica]:
     """`alertwell run` as a process, of the software in `root`; it is killed at the end if it still lives."""
+    # other software keeps its bytecode where it lies, and goes with it
+    kept = {} if root == ROOT else {"PYTHONPYCACHEPREFIX": str(root / "bytecode")}
     quick = {f"ALERTWELL_{name}".upper(): str(value) for name, value in stages.QUICK.items()}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -49,7 +51,14 @@ async def running(stage: stages.Stage, root: Path = ROOT, **environment: str) ->
         "service",
         "run",
         cwd=root,
-        env={**os.environ, **quick, **stage.environment(), "ALERTWELL_LOG_FORMAT": "json", **environment},
+        env={
+            **os.environ,
+            **kept,
+            **quick,
+            **stage.environment(),
+            "ALERTWELL_LOG_FORMAT": "json",
+            **environment,
+        },
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

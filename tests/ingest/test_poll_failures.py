@@ -12,20 +12,12 @@ import pytest
 from service import errors, model
 from service.ingest import plan
 from service.simulator import chaos, server, ticks, world
-from service.simulator.chaos import FAULTS
 from tests.ingest import stages
 from tests.ingest.stages import CONTOSO, MIB, moment
 
 MS = timedelta(milliseconds=1)
-QUICK_FAULTS = {
-    **{name: FAULTS[name] for name in chaos.PASSING},
-    **{
-        name: FAULTS[name]
-        for name in ("204", "206", "302", "404", "410", "400", "403", "301", "503-retry", "hang")
-    },
-    "slow": chaos.Fault("slow", seconds=0.1),
-    "bomb": chaos.Fault("bomb", size=8 * MIB),
-}
+# all of them, each until it is mended: tests/chaos/test_fault_matrix_api.py
+PASSING = ("500", "truncated", "reset-inside", "html", "206", "302", "404", "400", "403", "older", "strange")
 
 
 def poison(*moments):
@@ -54,9 +46,9 @@ async def small(clock, database, books, tmp_path):
 async def test_each_fault_passes(small):
     """One answer goes wrong, the next is right: every alert is held once, and the stream is well again."""
     mine = await small.take()
-    for name, fault in QUICK_FAULTS.items():
+    for name in PASSING:
         stages.file(small.shown, CONTOSO, name, small.clock())
-        small.simulator.plan("siem", CONTOSO, fault)
+        small.simulator.plan("siem", CONTOSO, name)
         await small.turn(mine)
         assert not small.simulator.script.planned["siem", CONTOSO], name
         await small.turn(mine)
@@ -72,7 +64,7 @@ async def test_each_fault_passes(small):
 @pytest.mark.parametrize("name", ["429", "429-date"])
 async def test_throttled_waits_from_the_answer_on(small, name):
     """Retry-After counts from the answer, however long the poll took before it."""
-    small.simulator.plan("siem", CONTOSO, name)
+    small.simulator.plan("siem", CONTOSO, dataclasses.replace(chaos.FAULTS[name], seconds=1))
     mine = await small.take()
     taken = await small.turn(mine)
     taken._started -= 300  # a poll that had read gaps for five minutes
