@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from service.store import retention, sorting
+from service.store import feed, retention, sorting
 from tests import postgres
 from tests.store import rows
 
@@ -296,6 +296,17 @@ async def test_retention_finds_the_oldest(postgres: postgres.Server, many: str, 
         )
         assert (index in indexes, whole) == (True, set())
         assert looked < 200
+    finally:
+        await connection.close()
+
+
+async def test_the_end_of_the_feed(postgres: postgres.Server, many: str):
+    """Looking whether the oldest changes are past their time reads these, and not the feed."""
+    connection = await asyncpg.connect(postgres.admin(many))
+    try:
+        indexes, whole, looked = await read(connection, feed.PRUNE, timedelta(days=4000), 100)
+        assert ("feed_pkey" in indexes, whole) == (True, set())
+        assert looked < 500
     finally:
         await connection.close()
 
