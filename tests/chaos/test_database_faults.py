@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 import structlog
 
+from service.simulator import ticks
 from tests import postgres as servers
 from tests.chaos import databases
 from tests.ingest import stages
@@ -155,9 +156,9 @@ async def test_a_server_that_ends_and_comes_back(tmp_path, end):
         await stage.enrol(CONTOSO, FABRIKAM)
         with structlog.testing.capture_logs() as logs:
             async with (
-                databases.reading(stage) as reader,
                 stage.collecting() as one,
                 stage.collecting() as two,
+                databases.reading(stage) as reader,
             ):
                 for turn in range(3):
                     file(stage, f"before {turn}")
@@ -235,7 +236,7 @@ async def test_a_disk_that_is_full(database_url, tmp_path, postgres):
                                     )
                         now = stage.shown.clock()
                         for tenant_id in (CONTOSO, FABRIKAM):
-                            stage.shown.add_backlog(tenant_id, 600, since=now - 30_000_000_000, until=now)
+                            stage.shown.add_backlog(tenant_id, 600, since=now, until=now + ticks.SECOND)
                         await until(lambda: events(logs, "polls_wait_for_database"), 60)
                         assert "space" in str(events(logs, "polls_wait_for_database")[0]["error"])
                         await databases.on(admin, "DROP TABLE public.ballast")

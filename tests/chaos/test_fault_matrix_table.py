@@ -40,3 +40,10 @@ def test_tables_are_markdown():
         assert lines
         assert {line.count(" | ") for line in (head, *lines)} == {2}, part
         assert rule == "|---|---|---|"
+
+
+def test_the_page_has_every_table():
+    """docs/faults.md is what `matrix` says, part by part."""
+    page = (TESTS.parent / "docs" / "faults.md").read_text("utf-8")
+    for part, title in matrix.TITLES.items():
+        assert f"## {title}\n\n{matrix.table(part)}\n" in page, part

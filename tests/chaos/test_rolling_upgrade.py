@@ -92,7 +92,7 @@ async def test_a_replica_that_the_schema_outgrew_ends(stage):
 
 
 def releases(folder: Path) -> dict[str, Path]:
-    """The last software of each schema revision that this one's works with, out of the history, and this one itself."""
+    """Of the software of earlier schema revisions, out of the history, the oldest, the last and one between, and this one."""
     found = {"this": processes.ROOT}
 
     def git(*arguments: str) -> bytes:
@@ -109,12 +109,12 @@ def releases(folder: Path) -> dict[str, Path]:
         revision = re.search(r"^REVISION = (\d+)$", text, re.MULTILINE)
         assert revision is not None
         last.setdefault(int(revision[1]), commit)
-    for revision, commit in last.items():
-        if revision < schema.REVISION:
-            target = folder / f"revision-{revision}"
-            with tarfile.open(fileobj=io.BytesIO(git("archive", commit))) as archive:
-                archive.extractall(target, filter="data")
-            found[f"revision {revision}"] = target
+    older = sorted(revision for revision in last if revision < schema.REVISION)
+    for revision in {older[0], older[len(older) * 2 // 3], older[-1]} if older else ():
+        target = folder / f"revision-{revision}"
+        with tarfile.open(fileobj=io.BytesIO(git("archive", last[revision]))) as archive:
+            archive.extractall(target, filter="data")
+        found[f"revision {revision}"] = target
     return found
 
 
