@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.store import schema
 
-revision = "0017"
+revision = "0014"
 down_revision = "0013"
 
 

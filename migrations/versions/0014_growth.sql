@@ -56,4 +56,4 @@ WHERE (SELECT count(*) > 4 AND NOT (SELECT everything FROM alertwell.reader_scop
                                    ORDER BY l.tenant_id OFFSET 3 LIMIT 1) OFFSET 0)
 ORDER BY a.last_processed_at DESC;
 
-UPDATE alertwell.schema_version SET revision = 17;
+UPDATE alertwell.schema_version SET revision = 14;
