@@ -138,7 +138,7 @@ async def _only(stage, replica_id):
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kills", [1, pytest.param(40, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("kills", [1, pytest.param(15, marks=pytest.mark.chaos)])
 async def test_replicas_killed_at_random_lose_and_double_nothing(stage, kills):
     """kill -9 at any instant of two replicas under load, each replaced by a new one."""
     dice = random.Random(5)

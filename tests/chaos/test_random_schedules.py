@@ -223,7 +223,7 @@ async def test_some_schedules_end_in_the_truth(lived, numbers, schedule):
 
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
-@schedules(200, same=False)
+@schedules(60, same=False)
 async def test_many_schedules_end_in_the_truth(lived, numbers, schedule):
     """As above, others in each run."""
     await course(schedule, lived, numbers)
