@@ -45,6 +45,8 @@ def build(scenario: str, scale: float) -> world.World:
             )
     elif scenario == "idle":
         shown.populate(int(5_000 * scale), rate=0.0)
+    elif scenario == "fresh":  # of fresh.py: about 50 alerts a second
+        shown.populate(int(5_000 * scale), rate=0.6, history=600.0)
     else:
         big, *_ = shown.populate(51, rate=6.0, history=600.0)
         shown.add_backlog(
@@ -60,8 +62,12 @@ def build(scenario: str, scale: float) -> world.World:
 async def serve(scenario: str, scale: float, folder: Path) -> None:
     """The simulator's process: says where it is on stdout, ends when stdin closes."""
     shown = build(scenario, scale)
-    async with server.Simulator(shown, directory=folder) as sim:
-        counts = {t: shown.count(t).records for t in list(shown.tenants)[:60]} if scenario != "idle" else {}
+    async with server.Simulator(shown, directory=folder, control=True) as sim:
+        counts = (
+            {t: shown.count(t).records for t in list(shown.tenants)[:60]}
+            if scenario in ("ingest", "backlog")
+            else {}
+        )
         said = {
             "authority": sim.authority_url,
             "siem": sim.siem_url,
@@ -111,19 +117,22 @@ async def measure(scenario: str, scale: float, seconds: float, against: Path | N
                 return await run(scenario, said, cluster.dsn, folder, seconds)
 
 
+def reaching(said: dict) -> dict:
+    """The settings that lead to the simulator."""
+    return {
+        "client_id": said["app"],
+        "client_secret": said["secret"],
+        "authority_url": said["authority"],
+        "siem_url": said["siem"],
+        "ca_file": said["ca"],
+        "http_port": 0,
+    }
+
+
 async def run(scenario: str, said: dict, dsn: str, folder: Path, seconds: float) -> dict[str, float]:
     log.configure("warning", "json", (folder / "log").open("w"))
     await schema.migrate(dsn)
-    config = settings.load(
-        {},
-        client_id=said["app"],
-        client_secret=said["secret"],
-        authority_url=said["authority"],
-        siem_url=said["siem"],
-        ca_file=said["ca"],
-        http_port=0,
-        initial_lookback="7d",
-    )
+    config = settings.load({}, initial_lookback="7d", **reaching(said))
     customers = [
         enrolments.Enrolment(model.Tenant(UUID(t), name, region=region), {"siem": {}})
         for t, name, region in said["tenants"]
@@ -218,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("scenario", choices=["ingest", "idle", "backlog"])
+    parser.add_argument("scenario", choices=["ingest", "idle", "backlog", "fresh"])
     parser.add_argument("--scale", type=float, default=1.0, help="of the tenants or alerts")
     parser.add_argument("--seconds", type=float, default=120.0, help="of the idle measurement")
     parser.add_argument("--json", action="store_true", help="print the figures as one object")

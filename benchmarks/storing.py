@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -145,7 +147,7 @@ async def store(
             raise SystemExit(f"{counts} where {len(batch)} {wanted} were wanted")
 
 
-async def measure(count: int, batch: int) -> None:
+async def measure(count: int, batch: int) -> dict[str, Cost]:
     answers = bodies(count, batch)
     started = time.process_time()
     batches = decoded(answers)
@@ -158,22 +160,24 @@ async def measure(count: int, batch: int) -> None:
             async with pool.open_database(cluster.dsn, size=1) as database:
                 admin = await asyncpg.connect(cluster.admin_dsn)
                 try:
-                    print(
+                    told(
                         f"| {total:,} alerts ({len(ids):,} alert ids), {batch} an answer | {os.cpu_count()} cores, Python "
                         f"{platform.python_version()}, PostgreSQL {await admin.fetchval('SHOW server_version')}, fsync "
                         f"{await admin.fetchval('SHOW fsync')} |"
                     )
-                    print(f"| reading answers | {reading / total * 1e6:.1f} µs of CPU an alert |\n")
-                    print(
+                    told(f"| reading answers | {reading / total * 1e6:.1f} µs of CPU an alert |\n")
+                    told(
                         "| part | alerts/s | client CPU µs | server CPU µs | WAL bytes | of the floor: by the clock | by CPU |"
                     )
-                    print("|---|---|---|---|---|---|---|", flush=True)
-                    await run(database, admin, batches, total)
+                    told("|---|---|---|---|---|---|---|")
+                    return await run(database, admin, batches, total)
                 finally:
                     await admin.close()
 
 
-async def run(database: pool.Database, admin: asyncpg.Connection, batches: Batches, total: int) -> None:
+async def run(
+    database: pool.Database, admin: asyncpg.Connection, batches: Batches, total: int
+) -> dict[str, Cost]:
     tenants = sorted({tenant for tenant, _ in batches})
     wanted = [enrolments.Enrolment(model.Tenant(each, f"Contoso {each}"), {"siem": {}}) for each in tenants]
     await enrolments.enrol(database, wanted, lookback=timedelta(days=7))
@@ -193,29 +197,32 @@ async def run(database: pool.Database, admin: asyncpg.Connection, batches: Batch
         await connection.execute("TRUNCATE alertwell.floor")
         least = await timed(admin, backend, total, lambda: floor(connection, batches))
     say("floor: COPY", least, least)
+    costs = {"floor": least}
     for name, part, expected in (
         ("new", batches, "inserted"),
         ("unchanged", batches, "unchanged"),
         ("updated", touched(batches), "updated"),
     ):
-        if (
-            name == "unchanged"
-        ):  # what was just written is looked at for the first time: its hint bits are not ours to count
+        if name == "unchanged":
+            # what was just written is looked at for the first time: its hint bits are not ours to count
             await admin.execute("VACUUM alertwell.alert")
-        cost = await timed(
+        costs[name] = await timed(
             admin,
             backend,
             total,
             lambda part=part, expected=expected: store(database, owned, part, expected, poll),
         )
-        say(f"storing path: {name}", cost, least)
+        say(f"storing path: {name}", costs[name], least)
+    return costs
 
 
 def say(name: str, cost: Cost, least: Cost) -> None:
-    print(
-        f"| {name} | {cost.per_alert()} | {least.wall / cost.wall:.2f} | {least.server / cost.server:.2f} |",
-        flush=True,
-    )
+    told(f"| {name} | {cost.per_alert()} | {least.wall / cost.wall:.2f} | {least.server / cost.server:.2f} |")
+
+
+def told(line: str) -> None:
+    """The table is for people: what other programs read is alone on stdout."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -224,9 +231,12 @@ def main() -> None:
     )
     parser.add_argument("--alerts", type=int, default=50_000)
     parser.add_argument("--batch", type=int, default=2_000, help="alerts an answer")
+    parser.add_argument("--json", action="store_true", help="print the figures as one object")
     options = parser.parse_args()
     with asyncio.Runner(loop_factory=process.loop_factory()) as runner:
-        runner.run(measure(options.alerts, options.batch))
+        costs = runner.run(measure(options.alerts, options.batch))
+    if options.json:
+        print(json.dumps({name: asdict(cost) for name, cost in costs.items()}))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Literal, TextIO
 
-import stamina
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -124,8 +123,6 @@ def configure(level: str = "info", log_format: Format = "auto", stream: TextIO |
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
     logging.captureWarnings(capture=True)
-    # a warning for each second try would be thousands in an outage; each poll says how it ended
-    stamina.instrumentation.set_on_retry_hooks(())
 
 
 def install_loop_handler(loop: asyncio.AbstractEventLoop) -> None:

@@ -21,6 +21,8 @@ class Memory:
 
     width: timedelta = plan.FIRST_WIDTH
     gap_failures: int = 0
+    unstored: int = 0
+    """Polls in a row that the database ended."""
     relieved_until: datetime | None = None
     ordered: bool | None = None
     """Whether the service was shown to keep to the order that is asked for; None until it was put to the test."""

@@ -84,13 +84,23 @@ class Turn:
         except errors.DatabaseUnavailable as failure:
             outcome, error = "database", str(failure)
             self.database_error = str(failure)
-            self._later(_DATABASE_PAUSE * (1 + self._dice.random()))
+            owned.memory.unstored += 1
+            most = max(self._interval.total_seconds(), _DATABASE_PAUSE)
+            pause = min(_DATABASE_PAUSE * 2.0 ** min(owned.memory.unstored - 1, 16), most)
+            self._later(pause * (1 + self._dice.random()))
         except Exception as bug:
             # one stream's bug must not stop it for ever, nor anyone else
             outcome, error = "bug", f"{type(bug).__name__}: {bug}"
             _log.exception("poll_bug")
             self._later(self._interval.total_seconds())
+        if self.database_error is None:
+            owned.memory.unstored = 0
         self._report(outcome, error)
+
+    @property
+    def stored(self) -> bool:
+        """Whether anything of it was new, and is stored."""
+        return self._poll.tally.stored
 
     async def _read_and_settle(self) -> tuple[str, str | None]:
         try:

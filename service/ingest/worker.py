@@ -241,9 +241,12 @@ class Worker:
         )
         try:
             await turn.take()
+            stream = (owned.lease.tenant_id, owned.stream.source)
             if turn.database_error is not None:
-                self.outage.struck(turn.database_error)
+                self.outage.struck(stream, turn.database_error)
                 self.lease_lost.set()  # is it this poll's trouble alone, or is nothing there?
+            elif turn.stored:
+                self.outage.stored(stream)
         finally:
             owned.slow = place.waited >= self._slots.patience
             self._ended(owned, place, lost=turn.lease_lost)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from service.store import pool, retention, servers
 
@@ -117,6 +118,28 @@ async def _last_seq(connection: pool.Connection, seen: int) -> int:
     return jumped
 
 
+# $1 how long changes are kept, $2 how many of the oldest are looked at.
+PRUNE: Final = """
+    WITH old AS MATERIALIZED (
+        SELECT f.seq, f.entry, c.ctid AS change, c.at
+        FROM (SELECT f.ctid AS entry, f.* FROM alertwell.feed f
+              WHERE f.seq > (SELECT pruned_to FROM alertwell.feed_head) ORDER BY f.seq LIMIT $2) f
+        LEFT JOIN alertwell.alert_change c USING (tenant_id, batch, n)
+    ), cut AS (  -- everything before the first one that is kept
+        SELECT coalesce(min(seq) - 1, (SELECT max(seq) FROM old)) AS seq
+        FROM old WHERE at >= now() - $1::interval
+    ), gone AS (  -- by their places, which are theirs for life: joined, the whole feed would be read for each batch
+        DELETE FROM alertwell.feed WHERE ctid = ANY (ARRAY(
+            SELECT o.entry FROM old o, cut WHERE o.seq <= cut.seq))
+        RETURNING seq
+    ), changes AS (
+        DELETE FROM alertwell.alert_change WHERE ctid = ANY (ARRAY(
+            SELECT o.change FROM old o, cut WHERE o.seq <= cut.seq AND o.change IS NOT NULL))
+    )
+    SELECT count(*) AS n, max(seq) AS seq FROM gone
+"""
+
+
 async def prune(database: pool.Database, *, older_than: timedelta, limit: int) -> int:
     """Forget at most `limit` of the oldest changes that are past their retention; how many went comes back.
 
@@ -126,23 +149,7 @@ async def prune(database: pool.Database, *, older_than: timedelta, limit: int) -
         if not await retention.begin(connection):
             return 0
         row = await connection.fetchrow(
-            """
-            WITH old AS (
-                SELECT f.seq, f.tenant_id, f.batch, f.n, c.at
-                FROM (SELECT f.* FROM alertwell.feed f
-                      WHERE f.seq > (SELECT pruned_to FROM alertwell.feed_head) ORDER BY f.seq LIMIT $2) f
-                LEFT JOIN alertwell.alert_change c USING (tenant_id, batch, n)
-            ), cut AS (  -- everything before the first one that is kept
-                SELECT coalesce(min(seq) - 1, (SELECT max(seq) FROM old)) AS seq
-                FROM old WHERE at >= now() - $1::interval
-            ), gone AS (
-                DELETE FROM alertwell.feed f USING cut WHERE f.seq <= cut.seq RETURNING f.tenant_id, f.batch, f.n, f.seq
-            ), changes AS (
-                DELETE FROM alertwell.alert_change c USING gone
-                WHERE c.tenant_id = gone.tenant_id AND c.batch = gone.batch AND c.n = gone.n
-            )
-            SELECT count(*) AS n, max(seq) AS seq FROM gone
-            """,
+            PRUNE,
             older_than,
             limit,
         )

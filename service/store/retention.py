@@ -7,6 +7,7 @@ moment are deleted, unless coverage still claims them, or the incident that they
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Final
 from uuid import UUID
 
 from service.store import leases, pool
@@ -17,7 +18,8 @@ _LOCK = 0x72657465
 
 _HORIZON = "date_trunc('day', now() - $1::interval, 'UTC')"
 
-_STATEMENTS = {
+# $1 how long it is kept, $2 how many. Oldest first: that is the order of an index, and nothing else is read.
+STATEMENTS: Final = {
     "alerts": f"""
         DELETE FROM alertwell.alert WHERE ctid = ANY (ARRAY(
             SELECT a.ctid FROM alertwell.alert a
@@ -31,7 +33,7 @@ _STATEMENTS = {
                   SELECT FROM alertwell.incident i
                   WHERE i.tenant_id = a.tenant_id AND i.source = a.source AND i.incident_id = a.incident_id
                     AND i.last_update >= {_HORIZON})
-            LIMIT $2))
+            ORDER BY a.last_processed_at LIMIT $2))
     """,  # noqa: S608 - made of constants
     # after alerts: a row whose newest record is past its time has none left, but for records that stay for another reason
     "alerts_merged": f"""
@@ -40,16 +42,16 @@ _STATEMENTS = {
             WHERE m.last_processed_at < {_HORIZON}
               AND NOT EXISTS (
                   SELECT FROM alertwell.alert a WHERE a.tenant_id = m.tenant_id AND a.alert_id = m.alert_id)
-            LIMIT $2))
+            ORDER BY m.last_processed_at LIMIT $2))
     """,  # noqa: S608 - made of constants
     "incidents": f"""
         DELETE FROM alertwell.incident WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM alertwell.incident
-            WHERE last_update < {_HORIZON} LIMIT $2))
+            WHERE last_update < {_HORIZON} ORDER BY last_update LIMIT $2))
     """,  # noqa: S608 - made of constants
     "polls": """
         DELETE FROM alertwell.poll WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM alertwell.poll WHERE started_at < now() - $1::interval LIMIT $2))
+            SELECT ctid FROM alertwell.poll WHERE started_at < now() - $1::interval ORDER BY started_at LIMIT $2))
     """,
     "rejects": """
         DELETE FROM alertwell.reject WHERE ctid = ANY (ARRAY(
@@ -75,7 +77,7 @@ async def prune(database: pool.Database, what: str, keep: timedelta) -> int:
     async with database.transaction() as connection:
         if not await begin(connection):
             return 0  # another replica is at it
-        done = await connection.execute(_STATEMENTS[what], keep, _BATCH)
+        done = await connection.execute(STATEMENTS[what], keep, _BATCH)
     return int(done.removeprefix("DELETE "))
 
 

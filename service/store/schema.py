@@ -14,7 +14,7 @@ from service import errors
 if TYPE_CHECKING:
     from service.store import pool
 
-REVISION = 13
+REVISION = 14
 """The schema revision that this version of the software needs."""
 
 _LOCK = 0x616C6572  # one migration at a time, whoever starts it
@@ -48,7 +48,9 @@ async def migrate(dsn: str) -> int:
         async with engine.connect() as connection:
             await connection.execute(text(f"SELECT pg_advisory_lock({_LOCK})"))
             await connection.execute(text("SET lock_timeout = '10s'"))
-            await connection.execute(text("CREATE SCHEMA IF NOT EXISTS alertwell"))
+            # IF NOT EXISTS asks for the right to make one all the same, which who owns the schemas alone does not have
+            if await connection.scalar(text("SELECT to_regnamespace('alertwell') IS NULL")):
+                await connection.execute(text("CREATE SCHEMA alertwell"))
             await connection.commit()
             driver: Any = (await connection.get_raw_connection()).driver_connection
             await roles.create(driver)

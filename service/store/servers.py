@@ -38,9 +38,10 @@ def candidates(dsn: str) -> list[dict[str, Any]]:
     """Where the address names several hosts: for each of them, in order, what the driver has to be told besides the address, so
     that it tries this one alone, and takes it only if it takes writes. Without several: one that says nothing.
     """
-    named, _, rest = dsn.partition("://")[2].partition("/")
-    options = dict(parse_qsl(rest.partition("?")[2]))
-    hosts = named.rpartition("@")[2].split(",") if named.rpartition("@")[2] else []
+    address, _, asked = dsn.partition("://")[2].partition("?")
+    options = dict(parse_qsl(asked))
+    named = address.partition("/")[0].rpartition("@")[2]
+    hosts = named.split(",") if named else []
     ports: list[str] = []
     if not hosts:
         hosts, ports = options.get("host", "").split(","), options.get("port", "").split(",")

@@ -103,10 +103,12 @@ async def _store(
             incidents = await _store_incidents(connection, lease.tenant_id, source, harvest, refused, careful)
         if found.new or found.newer:
             alerts = await _store_alerts(connection, lease.tenant_id, source, harvest, refused, careful)
-        if harvest.rejects or refused.all:
-            await rejects.keep(connection, lease.tenant_id, source, [*harvest.rejects, *refused.all])
         counts = _counts(harvest, incidents, alerts, refused)
         await _move(connection, lease, source, harvest, counts)
+        if (
+            harvest.rejects or refused.all
+        ):  # what a day has room for stands in stream_progress, which comes after the stream
+            await rejects.keep(connection, lease.tenant_id, source, [*harvest.rejects, *refused.all])
         learned = harvest.learn(incidents.keys if harvest.inside else alerts.keys)
         if learned:
             await sweeps.learn(connection, lease, source, learned)

@@ -73,11 +73,12 @@ async def verify(
             """
             WITH ended AS (
                 UPDATE alertwell.stream SET last_verified_at = $3, verified = $4 WHERE tenant_id = $1 AND source = $2
+                RETURNING tenant_id, source
             )
-            UPDATE alertwell.stream_progress
+            UPDATE alertwell.stream_progress p  -- joined, so that the stream is locked first
             SET sweep_started_at = $3, sweep_span = $5, sweep_left = NULL, sweep_late = 0, sweep_lateness = '0',
                 sweep_held = 0, sweep_missing = 0
-            WHERE tenant_id = $1 AND source = $2
+            FROM ended WHERE p.tenant_id = ended.tenant_id AND p.source = ended.source
             """,
             lease.tenant_id,
             source,

@@ -11,9 +11,10 @@ from collections import Counter
 import pytest
 import structlog
 
+from service.ingest import outage, turn
 from service.simulator import chaos, ticks
 from tests.ingest import stages
-from tests.ingest.stages import CONTOSO
+from tests.ingest.stages import CONTOSO, FABRIKAM
 from tests.ingest.waiting import until
 
 _ROUNDS = 3
@@ -143,3 +144,25 @@ async def test_floods_take_their_turn(stage):
         held = [await stage.books.count(each) for each in bad]
     assert sum(held) < 1_000 * len(bad)
     assert all(held), "each has had its turn"
+
+
+async def test_a_tenant_that_cannot_be_stored_holds_up_nobody(stage, monkeypatch):
+    """What the database refuses of one tenant, poll by poll, is no outage: the others are polled as ever."""
+    monkeypatch.setattr(outage, "_SHORTEST", 0.1)
+    monkeypatch.setattr(turn, "_DATABASE_PAUSE", 0.1)
+    await stage.books.rows.execute(
+        f"""
+        CREATE FUNCTION public.damaged() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'invalid page in block 7' USING ERRCODE = 'XX001'; END $$;
+        CREATE TRIGGER damaged BEFORE INSERT ON alertwell.alert FOR EACH ROW
+        WHEN (NEW.tenant_id = '{FABRIKAM}') EXECUTE FUNCTION public.damaged()
+        """
+    )
+    stages.file(stage.shown, FABRIKAM, "never stored", stage.shown.clock())
+    await stage.enrol(FABRIKAM, CONTOSO, lookback=20)
+    with structlog.testing.capture_logs() as logs:
+        async with stage.collecting():
+            await until(lambda: stage.simulator.siem_requests[FABRIKAM] > 3, 60)
+            await served(stage, 2)
+    waits = [entry["seconds"] for entry in logs if entry["event"] == "polls_wait_for_database"]
+    assert waits == [0.1]

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from uuid import UUID
 
 import asyncpg
 import pytest
 
-from service.store import sorting
+from service.store import feed, retention, sorting
 from tests import postgres
 from tests.store import rows
 
@@ -38,9 +39,9 @@ def many(postgres: postgres.Server, template: str) -> Iterator[str]:
                 SELECT ('11111111-1111-1111-1111-' || lpad(t::text, 12, '0'))::uuid, 'Contoso ' || t
                 FROM generate_series(1, 40) t;
                 INSERT INTO alertwell.alert (tenant_id, source, full_id, last_processed_at, source_updated_text, content_hash,
-                                             arrival, alert_id, raw)
+                                             arrival, alert_id, device_name, raw)
                 SELECT ('11111111-1111-1111-1111-' || lpad((1 + n % 40)::text, 12, '0'))::uuid, 'siem', n || ':1',
-                       now() - make_interval(mins => n), '', n, 'live', n::text,
+                       now() - make_interval(mins => n), '', n, 'live', n::text, 'ws-' || n % 400,
                        jsonb_build_object('Description', repeat('x', 500))
                 FROM generate_series(1, 20000) n;
                 INSERT INTO alertwell.incident (tenant_id, source, incident_id, last_update, source_updated_text, content_hash,
@@ -52,6 +53,10 @@ def many(postgres: postgres.Server, template: str) -> Iterator[str]:
                 FROM alertwell.alert;
                 INSERT INTO alertwell.feed SELECT batch * 100 + n, tenant_id, batch, n FROM alertwell.alert_change;
                 UPDATE alertwell.feed_head SET last_seq = 20000;
+                INSERT INTO alertwell.poll (tenant_id, poll_id, source, replica_id, started_at, outcome, windows, items, inserted,
+                                            updated, unchanged, stale, duplicate, rejected)
+                SELECT tenant_id, gen_random_uuid(), 'siem', tenant_id, last_processed_at, 'complete', 1, 1, 1, 0, 0, 0, 0, 0
+                FROM alertwell.alert;
                 """
             )
             for role, seen in READERS.items():
@@ -117,7 +122,7 @@ async def read(
     return (
         {node["Index Name"] for node in run if "Index Name" in node},
         {node["Relation Name"] for node in run if node["Node Type"] == "Seq Scan"}
-        & {"alert", "alert_change", "alert_merged", "feed", "incident"},
+        & {"alert", "alert_change", "alert_merged", "feed", "incident", "poll"},
         looked,
     )
 
@@ -205,7 +210,105 @@ async def test_an_alert_by_its_id(reader: asyncpg.Connection):
         reader, "SELECT * FROM soc.alerts WHERE tenant_id = $1 AND alert_id = $2", rows.tenant_id(7), "46"
     )
     assert ("alert_by_alert_id" in indexes, whole) == (True, set())
-    assert looked < 50
+    assert looked < 200  # tenants and readers among them
+
+
+async def test_the_newest_alerts_of_a_tenant_are_not_sorted(reader: asyncpg.Connection):
+    """They come in the order of the index by tenant, and a limit ends it, where no page of the disk is far."""
+    await reader.execute("SET random_page_cost = 1.1")
+    indexes, whole, looked = await read(
+        reader,
+        "SELECT full_id, raw FROM soc.alerts WHERE tenant_id = $1 ORDER BY last_processed_at DESC LIMIT 50",
+        rows.tenant_id(7),
+    )
+    assert ("alert_newest" in indexes, whole) == (True, set())
+    assert looked < 200  # of its 500
+
+
+async def test_the_newest_alerts_of_a_reader_of_three(postgres: postgres.Server, many: str):
+    """Each of its tenants is read in the order of its index; and readers of any number see the newest of exactly theirs."""
+    connection = await asyncpg.connect(postgres.admin(many))
+    try:
+        await connection.execute("SET ROLE plans_three; SET jit = off; SET random_page_cost = 1.1")
+        newest = "FROM soc.alerts ORDER BY last_processed_at DESC LIMIT 100"
+        indexes, whole, looked = await read(connection, f"SELECT tenant_id {newest}")
+        assert ("alert_newest" in indexes, whole) == (True, set())
+        assert looked < 600
+        await connection.execute("RESET ROLE")
+        for role, seen in READERS.items():
+            tenants = [one for one in seen if one is not None] or [rows.tenant_id(n) for n in range(1, 41)]
+            newest_of_all = await connection.fetch(
+                """
+                SELECT tenant_id, full_id FROM alertwell.alert WHERE tenant_id = ANY ($1)
+                ORDER BY last_processed_at DESC LIMIT 100
+                """,
+                tenants,
+            )
+            await connection.execute(f"SET ROLE {role}")
+            assert await connection.fetch(f"SELECT tenant_id, full_id {newest}") == newest_of_all, role
+            assert await connection.fetchval("SELECT count(*) FROM soc.alerts") == 500 * len(tenants)
+            await connection.execute("RESET ROLE")
+    finally:
+        await connection.close()
+
+
+async def test_one_severity_since_a_time(reader: asyncpg.Connection):
+    """What all tenants have had since a time is found by that time."""
+    indexes, whole, looked = await read(
+        reader,
+        """
+        SELECT * FROM soc.alerts WHERE severity = 'unknown' AND last_processed_at > now() - interval '100 minutes'
+        ORDER BY last_processed_at DESC
+        """,
+    )
+    assert whole == set()
+    assert indexes & {"alert_newest_of_all", "alert_newest"}
+    assert looked < 600
+
+
+async def test_alerts_of_a_device(reader: asyncpg.Connection):
+    """A tenant and a device find its alerts, and no other device's are looked at."""
+    indexes, whole, looked = await read(
+        reader,
+        "SELECT * FROM soc.alerts WHERE tenant_id = $1 AND device_name = $2 ORDER BY last_processed_at DESC LIMIT 50",
+        rows.tenant_id(7),
+        "ws-6",
+    )
+    assert ("alert_by_device" in indexes, whole) == (True, set())
+    assert looked < FEW
+
+
+@pytest.mark.parametrize(
+    ("what", "index"),
+    [
+        ("alerts", "alert_newest_of_all"),
+        ("alerts_merged", "alert_merged_newest_of_all"),
+        ("incidents", "incident_newest_of_all"),
+        ("polls", "poll_started"),
+    ],
+)
+async def test_retention_finds_the_oldest(postgres: postgres.Server, many: str, what: str, index: str):
+    """What is past its time comes from an index in its order, wherever in the table it lies: nothing else is read."""
+    connection = await asyncpg.connect(postgres.admin(many))
+    try:
+        indexes, whole, looked = await read(
+            connection, retention.STATEMENTS[what], timedelta(days=4000), 2000
+        )
+        assert (index in indexes, whole) == (True, set())
+        assert looked < 200
+    finally:
+        await connection.close()
+
+
+async def test_the_end_of_the_feed(postgres: postgres.Server, many: str):
+    """Looking whether the oldest changes are past their time reads these, and not the feed."""
+    connection = await asyncpg.connect(postgres.admin(many))
+    try:
+        indexes, whole, looked = await read(connection, feed.PRUNE, timedelta(days=4000), 100)
+        assert ("feed_pkey" in indexes, whole) == (True, set())
+        assert looked < 500
+    finally:
+        await connection.close()
 
 
 @pytest.mark.parametrize("position", [19_900, 19_999])

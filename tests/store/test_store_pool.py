@@ -255,6 +255,7 @@ async def test_a_silent_host_does_not_keep_from_the_next(database_url: str, monk
         ("postgresql:///name?host=/run/one", [{}]),
         ("postgresql://me@one,two:6000/name", [("one", 5432), ("two", 6000)]),
         ("postgresql://me@[::1]:6000,two/name", [("::1", 6000), ("two", 5432)]),
+        ("postgresql://me@one,two:6000", [("one", 5432), ("two", 6000)]),
         ("postgresql://me@/name?host=/run/one,two&port=5433,5434", [("/run/one", 5433), ("two", 5434)]),
         ("postgresql://me@/name?host=one,two&port=5433", [("one", 5433), ("two", 5433)]),
     ],

@@ -120,6 +120,24 @@ async def test_migrates_as_a_plain_owner(postgres: postgres.Server, empty_url: s
             await admin.close()
 
 
+async def test_migrates_as_the_owner_of_the_schemas(postgres: postgres.Server, empty_url: str):
+    """Once the schemas are there, a role that owns them, and may not make others in the database, migrates."""
+    name = urlsplit(empty_url).path.removeprefix("/")
+    async with rows.role(postgres.admin(name)) as dsn:
+        await schema.migrate(postgres.admin(name))
+        owner = urlsplit(dsn).username
+        admin = await asyncpg.connect(postgres.admin(name))
+        try:
+            await admin.execute(
+                f"ALTER SCHEMA alertwell OWNER TO {owner}; ALTER SCHEMA soc OWNER TO {owner};"
+                f"ALTER TABLE alertwell.alembic_version OWNER TO {owner}; ALTER TABLE alertwell.schema_version OWNER TO {owner}"
+            )
+            assert await schema.migrate(dsn) == schema.REVISION
+        finally:
+            await admin.execute(f"REASSIGN OWNED BY {owner} TO CURRENT_USER")
+            await admin.close()
+
+
 async def test_the_roles_that_an_administrator_has_to_make(postgres: postgres.Server, template: str):
     """Where all is there nothing is said; asked for the whole, each statement is."""
     async with postgres.database(template) as name:

@@ -30,6 +30,7 @@ SETTINGS = {
     "log_timezone": "UTC",
     "timezone": "UTC",
     "password_encryption": "scram-sha-256",
+    "random_page_cost": "1.1",  # no disk that turns: else the newest of a large tenant are found by sorting all that it has
 }
 # For data to throw away: a death of the machine may ruin it, one of the server still loses nothing.
 FORGETFUL = {
