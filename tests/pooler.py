@@ -130,7 +130,7 @@ async def serve(dsn: str, *, size: int = 3) -> AsyncIterator[Pooler]:
     opened = []
     for _ in range(size):
         connection = await asyncpg.connect(dsn)
-        opened.append(connection._transport)
+        opened.append(connection)
         running.version = connection.get_settings().server_version
         running.free.put_nowait(_Server(connection, running.free))
     listening = await asyncio.start_server(running.handle, "127.0.0.1", 0)
@@ -140,7 +140,7 @@ async def serve(dsn: str, *, size: int = 3) -> AsyncIterator[Pooler]:
         yield running
     finally:
         listening.close()
-        for transport in opened:
-            transport.abort()
+        for connection in opened:
+            connection.terminate()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(listening.wait_closed(), 5)

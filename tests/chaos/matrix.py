@@ -61,6 +61,8 @@ class Drill:
 _SECONDS = chaos.Fault("status", 429, seconds=2, retry="seconds")
 _DATE = chaos.Fault("status", 429, seconds=3, retry="date")
 _BARE = chaos.Fault("status", 429, seconds=2)
+_SOME = 4
+"""Times: each 429 halves the pace, so one that stood as long as the slowest fault would be felt for minutes after it."""
 _SLOW = chaos.Fault("slow", seconds=60)
 _LINK = chaos.Fault("foreign_link", location="https://elsewhere.invalid/next?$skiptoken=x")
 _PART = "the API brought a part only (206)"
@@ -109,9 +111,9 @@ API: tuple[Drill, ...] = (
     Drill(
         "410", "410", says="is not there (410)", does="`degraded`; `retired` after a day, while Entra answers"
     ),
-    Drill("429 with seconds", _SECONDS, "throttled", "throttled by Microsoft until", most=2),
-    Drill("429 with a date", _DATE, "throttled", "throttled by Microsoft until", most=2),
-    Drill("429 without any time", _BARE, "throttled", "throttled by Microsoft (429)", most=2),
+    Drill("429 with seconds", _SECONDS, "throttled", "throttled by Microsoft until", times=_SOME, most=2),
+    Drill("429 with a date", _DATE, "throttled", "throttled by Microsoft until", times=_SOME, most=2),
+    Drill("429 without any time", _BARE, "throttled", "throttled by Microsoft (429)", times=_SOME, most=2),
     Drill("500", "500", says=_FAULT.format(500)),
     Drill("502", "502", says=_FAULT.format(502)),
     Drill("503", "503", says=_FAULT.format(503)),
@@ -133,7 +135,14 @@ API: tuple[Drill, ...] = (
     ),
     # what the APIs of mutable records do differently
     Drill(
-        "mde_alerts: 429 with the time in the body", _BARE, "throttled", "until", "mde", "mde_alerts", most=2
+        "mde_alerts: 429 with the time in the body",
+        _BARE,
+        "throttled",
+        "until",
+        "mde",
+        "mde_alerts",
+        times=_SOME,
+        most=2,
     ),
     Drill(
         "xdr_incidents: 429 with the time in the body",
@@ -142,9 +151,19 @@ API: tuple[Drill, ...] = (
         "until",
         "xdr",
         "xdr_incidents",
+        times=_SOME,
         most=2,
     ),
-    Drill("graph_alerts: 429 with seconds", _SECONDS, "throttled", "until", "graph", "graph_alerts", most=2),
+    Drill(
+        "graph_alerts: 429 with seconds",
+        _SECONDS,
+        "throttled",
+        "until",
+        "graph",
+        "graph_alerts",
+        times=_SOME,
+        most=2,
+    ),
     Drill(
         "mde_alerts: no list in the envelope",
         "not-a-list",
