@@ -39,13 +39,19 @@ class Invalid(Exception):
     """A token that no API accepts: malformed, not signed by us, or without a claim that every token has."""
 
 
+@functools.cache
+def _key() -> rsa.RSAPrivateKey:
+    """One a process: making it takes longer than all else that a simulator starts with."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 class Signer:
-    """The token service's key pair; a new one for each simulator, as nobody may forge tokens between two of
+    """The token service's key pair; a new one for each process, as nobody may forge tokens between two of
     them.
     """
 
     def __init__(self) -> None:
-        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._key = _key()
         public = self._key.public_key()
         der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         digest = hashes.Hash(hashes.SHA256())
