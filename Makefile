@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 READY := $(VENV)/.ready
+RIVALS := .venv-rivals
 STORM = $(BIN)/python -m tests.chaos.run $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON))
 export UV_NO_PROGRESS := 1
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
