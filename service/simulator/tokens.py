@@ -46,12 +46,12 @@ def _key() -> rsa.RSAPrivateKey:
 
 
 class Signer:
-    """The token service's key pair; a new one for each process, as nobody may forge tokens between two of
-    them.
+    """The token service's key pair: a new one for each process, as nobody may forge tokens between two of
+    them, or one that is given.
     """
 
-    def __init__(self) -> None:
-        self._key = _key()
+    def __init__(self, key: rsa.RSAPrivateKey | None = None) -> None:
+        self._key = key or _key()
         public = self._key.public_key()
         der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         digest = hashes.Hash(hashes.SHA256())

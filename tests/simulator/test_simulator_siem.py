@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from service.simulator import chaos, server, siem, ticks, tokens
+from tests.simulator import keys
 
 CONTOSO = "11111111-1111-1111-1111-111111111111"
 FABRIKAM = "22222222-2222-2222-2222-222222222222"
@@ -181,7 +182,7 @@ async def test_tokens_that_are_not_for_it(simulator, clock, client):
     assert await status() == 200
     assert await status(audience="https://graph.windows.net/") == 200
     assert await status(version="2.0") == 200
-    assert await status(signer=tokens.Signer()) == 401
+    assert await status(signer=tokens.Signer(keys.pair().key)) == 401
     assert await status(audience="https://graph.microsoft.com") == 401
     assert await status(ahead=10) == 401
     assert await status(ahead=-3599) == 401
