@@ -1,15 +1,18 @@
 """How many bytes of answers all polls of a process hold together.
 
-Nobody knows an answer's size before it is read, so bytes are granted while it grows. All but `largest` of the
-total is a pool that answers share. An answer that finds the pool empty waits, first come first served, for
-bytes to come back or for the lane: the one who has it grows up to `largest` without asking again. As the
-owner of the lane never waits, everything ends, and as lane and pool together are the total, memory is bounded.
+Nobody knows an answer's size before it is read, so bytes are granted while it grows. All but `largest` of the total is a pool
+that answers share: the first bytes of each as they come, then whole blocks, so that few large answers get on and the others
+wait with little in hand. Were all to grow by as much as they ask for, each would hold a part that none can use. Who finds the
+pool empty waits for bytes to come back or for the lane, small answers first, then the oldest; the one who has the lane grows up
+to `largest` without asking again. As the owner of the lane never waits, everything ends, and as lane and pool together are the
+total, memory is bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import bisect
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,11 +21,17 @@ from typing import Any, Final
 UNCOUNTED: Final = 4096
 """Bytes that each answer may hold beside the total, so that an empty list (`[]`) never waits behind a backlog."""
 
+_BLOCKS: Final = 8
+"""Of the pool: so many answers that are not small grow at a time."""
+_SMALL: Final = 16
+"""Of a block: an answer up to this part of it takes no block."""
+
 
 @dataclass(slots=True, eq=False)
 class Share:
-    """What one answer holds: `held` bytes in all, `pooled` of them from the pool."""
+    """What one answer holds: `held` bytes in all, and `pooled` bytes of the pool, which may be more."""
 
+    begun: int
     held: int = 0
     pooled: int = 0
     asked: int = 0
@@ -37,8 +46,11 @@ class ByteBudget:
             raise ValueError(f"largest must be between 1 and the total of {total}, not {largest}")
         self.largest = largest
         self._free = total - largest
+        self._block = self._free // _BLOCKS
+        self._small = self._block // _SMALL
+        self._shares = itertools.count()
         self._lane: Share | None = None
-        self._waiting: deque[Share] = deque()
+        self._waiting: list[Share] = []  # in the order of `_rank`
         self._stalled: set[asyncio.Task[Any] | None] = set()
 
     @property
@@ -58,7 +70,7 @@ class ByteBudget:
     @contextmanager
     def share(self) -> Iterator[Share]:
         """A share for one answer, for use by one task; everything comes back at the end."""
-        share = Share()
+        share = Share(next(self._shares))
         try:
             yield share
         finally:
@@ -69,12 +81,10 @@ class ByteBudget:
         if share.held + size > self.largest:
             raise ValueError(f"a share cannot grow over {self.largest} bytes")
         share.asked = size
-        if (
-            share.held + size > UNCOUNTED
-            and self._lane is not share
-            and (self._waiting or not self._take(share))
-        ):
-            return False
+        if self._lane is not share and self._lacking(share) > 0:
+            first = not self._waiting or self._rank(share) < self._rank(self._waiting[0])
+            if not first or not self._take(share):
+                return False
         share.held += size
         return True
 
@@ -83,7 +93,7 @@ class ByteBudget:
         if self.at_once(share, size):
             return
         share.granted = asyncio.get_running_loop().create_future()
-        self._waiting.append(share)
+        bisect.insort(self._waiting, share, key=self._rank)
         task = asyncio.current_task()
         self._stalled.add(task)
         try:
@@ -91,6 +101,14 @@ class ByteBudget:
         finally:
             self._stalled.discard(task)
         share.held += size
+
+    def grown(self, share: Share) -> None:
+        """The answer is whole: what is left of its last block comes back."""
+        unused = share.pooled - max(share.held - UNCOUNTED, 0)
+        if unused > 0:
+            share.pooled -= unused
+            self._free += unused
+            self._admit()
 
     def give_back(self, share: Share) -> None:
         """Take back all that a share holds; it may grow anew."""
@@ -100,15 +118,27 @@ class ByteBudget:
             self._lane = None
         if share in self._waiting:
             self._waiting.remove(share)
+        self._admit()
+
+    def _admit(self) -> None:
         while self._waiting and self._take(self._waiting[0]):
-            granted = self._waiting.popleft().granted
+            granted = self._waiting.pop(0).granted
             if granted is not None and not granted.done():  # cancelled: its own end gives it back
                 granted.set_result(None)
 
+    def _rank(self, share: Share) -> tuple[bool, int]:
+        return share.held + share.asked > self._small, share.begun
+
+    def _lacking(self, share: Share) -> int:
+        return share.held + share.asked - UNCOUNTED - share.pooled
+
     def _take(self, share: Share) -> bool:
-        if share.asked <= self._free:
-            self._free -= share.asked
-            share.pooled += share.asked
+        wanted = self._lacking(share)
+        if share.held + share.asked > self._small:
+            wanted = max(wanted, self._block)
+        if wanted <= self._free:
+            self._free -= wanted
+            share.pooled += wanted
             return True
         if self._lane is None:
             self._lane = share

@@ -242,6 +242,7 @@ class Client:
                     await keep(piece)
             for piece in inflater.finish():
                 await keep(piece)
+            self._budget.grown(share)
         except (inflate.Truncated, aiohttp.ClientPayloadError):
             fault: errors.Transient = faults.Broken(
                 "the answer ended in the middle", status=200, sample=_sample(body)

@@ -21,12 +21,67 @@ async def turns(count: int = 5) -> None:
 
 
 async def test_pool_comes_back() -> None:
-    """What a share took from the pool is there again after it."""
+    """What a share took from the pool is there again after it, and what it took and did not need once it is whole."""
     bytes_ = budget.ByteBudget(100 * KIB, 60 * KIB)
     with bytes_.share() as share:
-        await bytes_.grow(share, 30 * KIB)
-        assert bytes_.free == 10 * KIB
+        await bytes_.grow(share, 5 * KIB)
+        assert bytes_.free == 35 * KIB
+        bytes_.grown(share)
+        assert bytes_.free == 40 * KIB - (5 * KIB - UNCOUNTED)
+        await bytes_.grow(share, 25 * KIB)
+        assert bytes_.free == 40 * KIB - (30 * KIB - UNCOUNTED)
     assert bytes_.free == 40 * KIB
+
+
+async def test_few_grow_at_a_time() -> None:
+    """Of many large answers only so many hold parts as the pool has blocks: the others wait, and the pool fills with whole ones."""
+    bytes_ = budget.ByteBudget(3_200 * KIB, 1_600 * KIB)
+    whole: list[int] = []
+    parts: dict[int, int] = {}
+    most = 0
+
+    async def answer(number: int, read: asyncio.Event) -> None:
+        nonlocal most
+        with bytes_.share() as share:
+            while share.held < 150 * KIB:
+                await bytes_.grow(share, 10 * KIB)
+                parts[number] = share.held
+                most = max(most, sum(held > 20 * KIB for held in parts.values()))
+                await turns(1)
+            bytes_.grown(share)
+            del parts[number]
+            whole.append(number)
+            await read.wait()
+
+    read = asyncio.Event()
+    tasks = [asyncio.create_task(answer(number, read)) for number in range(40)]
+    await turns(500)
+    assert most <= 8 + 1  # blocks, and the lane
+    assert len(whole) >= 8
+    read.set()
+    await asyncio.gather(*tasks)
+    assert bytes_.free == 1_600 * KIB
+
+
+async def test_small_answers_first() -> None:
+    """Where large answers wait for the pool, a small one that comes later does not wait behind them."""
+    bytes_ = budget.ByteBudget(3_200 * KIB, 1_600 * KIB)
+    order: list[str] = []
+
+    async def answer(name: str, size: int) -> None:
+        with bytes_.share() as share:
+            await bytes_.grow(share, size)
+            order.append(name)
+
+    with bytes_.share() as lane:
+        with bytes_.share() as full:
+            await bytes_.grow(full, 1_600 * KIB)
+            await bytes_.grow(lane, 100 * KIB)
+            tasks = [asyncio.create_task(answer(*one)) for one in (("large", 100 * KIB), ("small", 10 * KIB))]
+            await turns()
+            assert (order, bytes_.waiting) == ([], 2)
+        await asyncio.gather(*tasks)
+    assert order == ["small", "large"]
 
 
 async def test_small_answers_never_wait() -> None:
