@@ -66,7 +66,8 @@ WITH batch AS MATERIALIZED (
     FROM i
     LEFT JOIN LATERAL (  -- locked, so that what retention deletes meanwhile is missing here
         SELECT a.ctid AS place, a.* FROM alertwell.alert a
-        WHERE a.tenant_id = $1 AND a.source = $2 AND a.full_id = i.full_id
+        WHERE a.tenant_id = $1 AND a.source = $2  -- as a range: see sorting.statement
+          AND a.full_id BETWEEN i.full_id AND i.full_id ORDER BY a.full_id LIMIT 1
         FOR NO KEY UPDATE OF a
     ) b ON true
     CROSS JOIN LATERAL (
