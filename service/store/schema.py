@@ -14,7 +14,7 @@ from service import errors
 if TYPE_CHECKING:
     from service.store import pool
 
-REVISION = 14
+REVISION = 15
 """The schema revision that this version of the software needs."""
 
 _LOCK = 0x616C6572  # one migration at a time, whoever starts it

@@ -238,7 +238,8 @@ async def _move(
         """
         WITH moved AS (
             UPDATE alertwell.stream s
-            SET coverage = s.coverage + coalesce(tstzmultirange(p.proven), '{}') + $3::tstzmultirange - $4::tstzmultirange,
+            SET coverage = s.coverage + coalesce(tstzmultirange(p.proven), '{}') + $3::text::tstzmultirange
+                           - $4::text::tstzmultirange,
                 watermark = greatest(s.watermark, $5)
             FROM alertwell.stream_progress p
             WHERE s.tenant_id = $1 AND s.source = $2 AND p.tenant_id = s.tenant_id AND p.source = s.source
@@ -257,8 +258,8 @@ async def _move(
         """,
         lease.tenant_id,
         source,
-        ranges.encode(harvest.folded),
-        ranges.encode(harvest.dropped),
+        ranges.text(harvest.folded),
+        ranges.text(harvest.dropped),
         harvest.watermark,
         harvest.read_to,
         counts.items,
