@@ -66,7 +66,7 @@ bench: $(READY) $(RIVALS)/.ready  ## One table against dlt and the floor of the 
 
 $(RIVALS)/.ready: benchmarks/rivals.lock
 	@$(PYTHON) -m venv --without-pip $(RIVALS)
-	VIRTUAL_ENV=$(CURDIR)/$(RIVALS) $(UV) pip install --quiet --require-hashes -r benchmarks/rivals.lock
+	VIRTUAL_ENV=$(CURDIR)/$(RIVALS) $(UV) pip install --quiet --compile-bytecode --require-hashes -r benchmarks/rivals.lock
 	@touch $@
 
 clean:  ## Remove what setup and runs made, the demo's database included

@@ -59,8 +59,9 @@ class Figure:
 
 def called(command: list[str]) -> tuple[dict, float, float, float]:
     """What a program says in its last line, its seconds, those of its CPU, and its peak in MiB."""
+    around = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     started = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=around) as running:
         assert running.stdout is not None
         said = running.stdout.read().strip()
         _, status, used = os.wait4(running.pid, 0)
@@ -129,6 +130,7 @@ async def ingest(scale: float, rivals: Path | None) -> list[Figure]:
             found.append(Figure("ingest, Alertwell", speed, "alerts/s", command, speed / floor, "the floor"))
             found.append(Figure("  process CPU", we["cpu"] / count * 1e6, "µs an alert", command))
             found.append(Figure("  peak memory", we["peak_mib"], "MiB", command))
+            found.append(Figure("  for a byte of answers", we["memory"], "bytes of memory", command))
             found.append(Figure("  on disk, with indexes", we["bytes"], "bytes an alert", command))
             for kind in ("upsert", "default") if rivals else ():
                 await checkpoint(cluster.admin_dsn)
@@ -148,6 +150,8 @@ async def ingest(scale: float, rivals: Path | None) -> list[Figure]:
                 )
                 found.append(Figure("  process CPU", cpu / count * 1e6, "µs an alert", command))
                 found.append(Figure("  peak memory", peak, "MiB", command))
+                each = we["memory"] * peak / we["peak_mib"]
+                found.append(Figure("  for a byte of answers", each, "bytes of memory", command))
     return found
 
 
@@ -171,15 +175,16 @@ def storing(scale: float) -> list[Figure]:
 
 def idle(scale: float) -> list[Figure]:
     """Polls that bring nothing."""
-    seconds = 20 if scale < 1 else 120
-    said = ours("collect.py", "idle", "--scale", str(scale), "--seconds", str(seconds))
-    command = f"benchmarks/collect.py idle --scale {scale:g}"
-    tenants = 5_000 * scale
+    tenants = int(10_000 * scale)
+    short = () if scale == 1 else ("--settle", "5", "--seconds", "15")
+    said = ours("idle.py", "--tenants", str(tenants), *short)
+    command = f"benchmarks/idle.py --tenants {tenants}"
     return [
-        Figure(f"idle polls of {tenants:,.0f} tenants", said["polls"] / said["seconds"], "polls/s", command),
+        Figure(f"idle polls of {tenants:,} tenants", said["polls"] / said["seconds"], "polls/s", command),
         Figure("  process CPU", said["cpu"] / said["polls"] * 1e6, "µs a poll", command),
-        Figure("  of a core", said["cpu"] / said["seconds"] * 100, "%", command),
+        Figure("  of a core", said["core"] * 100, "%", command),
         Figure("  peak memory", said["peak_mib"], "MiB", command),
+        Figure("  begun within 2 s of their time", said["within_2s"] * 100, "%", command),
     ]
 
 

@@ -1,7 +1,6 @@
 """What collecting costs: the real replica over TLS against the simulator in a process of its own, into a durable PostgreSQL.
 
     .venv/bin/python benchmarks/collect.py ingest    # 100,000 alerts of 50 tenants
-    .venv/bin/python benchmarks/collect.py idle      # 5,000 tenants with nothing new, 60 s interval
     .venv/bin/python benchmarks/collect.py backlog   # 200,000 alerts of one tenant beside 50 live ones
 
 Each prints one table row a figure; with --json one object, for `bench.py`. They are no tests: they fail only where the result is
@@ -87,11 +86,6 @@ def used() -> tuple[float, float]:
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def now_rss() -> float:
-    """Resident MiB of this moment."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
-
-
 @contextmanager
 def simulated(scenario: str, scale: float, folder: Path) -> Iterator[dict]:
     """A simulator in a process of its own, for as long as the context lasts: where it is, and what it shows."""
@@ -106,15 +100,15 @@ def simulated(scenario: str, scale: float, folder: Path) -> Iterator[dict]:
         simulator.wait()
 
 
-async def measure(scenario: str, scale: float, seconds: float, against: Path | None) -> dict[str, float]:
+async def measure(scenario: str, scale: float, against: Path | None) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if against is not None:
             said = json.loads(against.read_text())
-            return await run(scenario, said, said["dsn"], folder, seconds)
+            return await run(scenario, said, said["dsn"], folder)
         with simulated(scenario, scale, folder) as said:
             async with Cluster(folder / "pg") as cluster:
-                return await run(scenario, said, cluster.dsn, folder, seconds)
+                return await run(scenario, said, cluster.dsn, folder)
 
 
 def reaching(said: dict) -> dict:
@@ -129,7 +123,7 @@ def reaching(said: dict) -> dict:
     }
 
 
-async def run(scenario: str, said: dict, dsn: str, folder: Path, seconds: float) -> dict[str, float]:
+async def run(scenario: str, said: dict, dsn: str, folder: Path) -> dict[str, float]:
     log.configure("warning", "json", (folder / "log").open("w"))
     await schema.migrate(dsn)
     config = settings.load({}, initial_lookback="7d", **reaching(said))
@@ -142,8 +136,6 @@ async def run(scenario: str, said: dict, dsn: str, folder: Path, seconds: float)
         started, (cpu, _) = time.monotonic(), used()
         async with app.collector(config, dsn) as running:
             process.settle()
-            if scenario == "idle":
-                return await idle(running, len(customers), seconds)
             return await drain(scenario, running, database, said, started, cpu)
 
 
@@ -162,10 +154,11 @@ async def drain(scenario, running, database, said, started, cpu) -> dict[str, fl
             "SELECT count(*) FROM (SELECT DISTINCT tenant_id, full_id FROM alertwell.alert) d"
         )
         size = await connection.fetchval("SELECT pg_total_relation_size('alertwell.alert')")
+        answers = await connection.fetchval("SELECT sum(octet_length(raw::text)) FROM alertwell.alert")
     row("alerts stored and numbered in the feed", f"{stored:,} (wanted {wanted:,}, doubled {doubled})")
     row("wall", f"{wall:.2f} s, {stored / wall:,.0f} alerts/s")
     row("process CPU", f"{spent:.2f} s, {spent / stored * 1e6:.1f} µs an alert")
-    row("peak RSS", f"{peak:.0f} MiB")
+    row("peak RSS", f"{peak:.0f} MiB, {peak * 2**20 / answers:.2f} bytes for a byte of answers")
     row("alert table with indexes", f"{size / stored:,.0f} bytes an alert")
     if scenario == "backlog":
         lags(running)
@@ -177,30 +170,8 @@ async def drain(scenario, running, database, said, started, cpu) -> dict[str, fl
         "cpu": spent,
         "peak_mib": peak,
         "bytes": size / stored,
+        "memory": peak * 2**20 / answers,
     }
-
-
-async def idle(running, tenant_count: int, seconds: float) -> dict[str, float]:
-    measured = running.metrics
-
-    def polls() -> float:
-        return sum(s.value for m in measured.polls.collect() for s in m.samples if s.name.endswith("_total"))
-
-    while polls() < tenant_count:
-        await asyncio.sleep(0.1)
-    await asyncio.sleep(60)  # the first interval spreads the polls
-    late = lag_buckets(running)
-    before, (cpu, _), since = polls(), used(), time.monotonic()
-    await asyncio.sleep(seconds)
-    done, (spent, peak), wall = polls() - before, used(), time.monotonic() - since
-    row("polls", f"{done:.0f} in {wall:.0f} s of {tenant_count} tenants")
-    row(
-        "process CPU",
-        f"{(spent - cpu) / wall:.1%} of a core, {(spent - cpu) / done * 1e6:.0f} µs an idle poll",
-    )
-    row("peak RSS", f"{peak:.0f} MiB (now {now_rss():.0f})")
-    lags(running, late)
-    return {"polls": done, "seconds": wall, "cpu": spent - cpu, "peak_mib": peak}
 
 
 def lag_buckets(running) -> dict[str, float]:
@@ -212,9 +183,8 @@ def lag_buckets(running) -> dict[str, float]:
     }
 
 
-def lags(running, before: dict[str, float] | None = None) -> None:
-    """Of the polls since `before`: the start, where all tenants are due at once, is another matter."""
-    counts = {le: value - (before or {}).get(le, 0) for le, value in lag_buckets(running).items()}
+def lags(running) -> None:
+    counts = lag_buckets(running)
     shares = ", ".join(f"{counts[le] / counts['+Inf']:.1%} within {le} s" for le in ("1.0", "2.0", "5.0"))
     row("polls start after their due time", f"{shares} of {counts['+Inf']:.0f}")
 
@@ -227,9 +197,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("scenario", choices=["ingest", "idle", "backlog", "fresh"])
+    parser.add_argument("scenario", choices=["ingest", "backlog", "idle", "fresh"])
     parser.add_argument("--scale", type=float, default=1.0, help="of the tenants or alerts")
-    parser.add_argument("--seconds", type=float, default=120.0, help="of the idle measurement")
     parser.add_argument("--json", action="store_true", help="print the figures as one object")
     parser.add_argument("--against", type=Path, help="a file that says where simulator and database are")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
@@ -242,7 +211,7 @@ def main() -> None:
         f"{os.cpu_count()} cores, Python {platform.python_version()}",
     )
     with asyncio.Runner(loop_factory=process.loop_factory()) as runner:
-        found = runner.run(measure(options.scenario, options.scale, options.seconds, options.against))
+        found = runner.run(measure(options.scenario, options.scale, options.against))
     if options.json:
         print(json.dumps(found))
 
