@@ -25,7 +25,7 @@ from pathlib import Path
 from uuid import UUID
 
 from service import model
-from service.simulator import filing, server, ticks, world
+from service.simulator import filing, server, standalone, ticks, world
 from service.store import enrolments, pool, reports, schema
 from service.store.embedded import Cluster
 
@@ -43,7 +43,7 @@ async def serve(folder: Path, alerts: int) -> None:
     shown.add_tenant(TENANT, "Contoso")
     desk = filing.Desk(shown, TENANT)
     async with server.Simulator(shown, directory=folder) as simulator:
-        print(json.dumps(server.describe(simulator, folder)), flush=True)
+        print(json.dumps(standalone.describe(simulator, folder)), flush=True)
         filed: list[str] = []
         while await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline):
             now = ticks.now()

@@ -53,8 +53,10 @@ class Owned:
 
     def progress(self, now: float, wall: datetime) -> streams.Progress | None:
         """What is to be written, at most once a minute; None where nothing moved or it is too early (`now` is monotonic)."""
+        if now - self.flushed_at < _FLUSH_EVERY:
+            return None
         uncounted = self.stream.idle != self.counted  # of a poll that failed later on
-        if not (self.moved or uncounted) or now - self.flushed_at < _FLUSH_EVERY:
+        if not (self.moved or uncounted):
             return None
         unfolded = self.stream.unfolded
         single = len(unfolded) == 1

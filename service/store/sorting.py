@@ -57,8 +57,8 @@ def statement(table: str, key: str, time: str) -> str:
             FROM k LEFT JOIN LATERAL (
                 SELECT h.{time} AS updated, h.content_hash FROM alertwell.{table} h
                 WHERE h.tenant_id = $1 AND h.source = $2
-                  -- as a range in order: a plan that was made while the table was small is right for ever. For one that is equal it
-                  -- may take any index that begins with the tenant, and read all that it has for each key
+                  -- as a range in order: a plan that was made while the table was small is right for ever. By equality it may
+                  -- take any index that begins with the tenant, and read all that it has for each key
                   AND h.{key} BETWEEN k.key AND k.key ORDER BY h.{key} LIMIT 1
             ) h ON true
         )

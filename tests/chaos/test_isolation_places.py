@@ -190,19 +190,18 @@ async def test_large_answers_leave_database_connections():
 async def test_who_waits_for_memory_is_known():
     """A task that waits for bytes in flight is told from one that waits for its API."""
     bytes_ = budget.ByteBudget(30_000, 10_000)
-    with bytes_.share() as lane, bytes_.share() as pooled, bytes_.share() as third:
-        assert bytes_.at_once(pooled, 10_000)
-        assert bytes_.at_once(third, 10_000)
-        assert bytes_.at_once(lane, 9_000)
+    with bytes_.share() as one, bytes_.share() as two, bytes_.share() as three, bytes_.share() as lane:
+        for each in (one, two, three, lane):
+            assert bytes_.at_once(each, 10_000)
 
         async def grow():
             with bytes_.share() as mine:
-                await bytes_.grow(mine, 5_000)
+                await bytes_.grow(mine, 9_000)
 
         waiting = asyncio.create_task(grow())
         await turned()
         assert bytes_.stalled(waiting)
-        bytes_.give_back(pooled)
+        bytes_.give_back(one)
         await waiting
         assert not bytes_.stalled(waiting)
 

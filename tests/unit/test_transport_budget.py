@@ -34,7 +34,7 @@ async def test_pool_comes_back() -> None:
 
 
 async def test_few_grow_at_a_time() -> None:
-    """Of many large answers only so many hold parts as the pool has blocks: the others wait, and the pool fills with whole ones."""
+    """Of many large answers only so many hold parts as the pool has blocks: the others wait, and it fills with whole ones."""
     bytes_ = budget.ByteBudget(3_200 * KIB, 1_600 * KIB)
     whole: list[int] = []
     parts: dict[int, int] = {}
