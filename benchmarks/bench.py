@@ -175,8 +175,7 @@ def storing(scale: float) -> list[Figure]:
 
 def idle(scale: float) -> list[Figure]:
     """Polls that bring nothing."""
-    tenants = int(10_000 * scale)
-    short = () if scale == 1 else ("--settle", "5", "--seconds", "15")
+    tenants, short = (10_000, ()) if scale == 1 else (1_000, ("--settle", "5", "--seconds", "15"))
     said = ours("idle.py", "--tenants", str(tenants), *short)
     command = f"benchmarks/idle.py --tenants {tenants}"
     return [
