@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -190,42 +191,32 @@ def _print(seen: reports.Overview) -> None:
             ],
             indent=2,
         )
-    if seen.silent:
-        output.say("\nsilent: the API answers, and does not bring what it used to")
-        output.table(
-            ("tenant", "source", "cause", "since", "reason"),
-            [
-                (
-                    _nagios_text(s["tenant_name"]),
-                    s["source"],
-                    s["cause"],
-                    output.when(s["since"]),
-                    _nagios_text(s["state_reason"] or ""),
-                )
-                for s in seen.silent[:MOST_LISTED]
-            ],
-            indent=2,
-        )
-        if len(seen.silent) > MOST_LISTED:
-            output.say(f"  … and {len(seen.silent) - MOST_LISTED} more: alertwell status --json")
-    if seen.attention:
-        output.say("\nneed attention")
-        output.table(
-            ("tenant", "source", "cause", "since", "reason"),
-            [
-                (
-                    _nagios_text(s["tenant_name"]),
-                    s["source"],
-                    s["cause"] or s["state"],
-                    output.when(s["state_since"]),
-                    _nagios_text(s["state_reason"] or ""),
-                )
-                for s in seen.attention[:MOST_LISTED]
-            ],
-            indent=2,
-        )
-        if len(seen.attention) > MOST_LISTED:
-            output.say(f"  … and {len(seen.attention) - MOST_LISTED} more: alertwell status --json")
+    silent = [(s, s["cause"], s["since"]) for s in seen.silent]
+    _listed("silent: the API answers, and does not bring what it used to", silent)
+    _listed("need attention", [(s, s["cause"] or s["state"], s["state_since"]) for s in seen.attention])
+
+
+def _listed(title: str, streams: Sequence[tuple[Mapping[str, Any], str, datetime]]) -> None:
+    """Streams, each with its cause and since when; nothing where there are none."""
+    if not streams:
+        return
+    output.say(f"\n{title}")
+    output.table(
+        ("tenant", "source", "cause", "since", "reason"),
+        [
+            (
+                _nagios_text(s["tenant_name"]),
+                s["source"],
+                cause,
+                output.when(since),
+                _nagios_text(s["state_reason"] or ""),
+            )
+            for s, cause, since in streams[:MOST_LISTED]
+        ],
+        indent=2,
+    )
+    if len(streams) > MOST_LISTED:
+        output.say(f"  … and {len(streams) - MOST_LISTED} more: alertwell status --json")
 
 
 async def _ending(loaded: Settings, opened: pool.Database) -> list[str]:
