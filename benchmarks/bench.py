@@ -57,8 +57,8 @@ class Figure:
         return f"{size} {self.unit}", ratio
 
 
-def called(command: list[str]) -> tuple[dict, float, float, float]:
-    """What a program says in its last line, its seconds, those of its CPU, and its peak in MiB."""
+def called(command: list[str]) -> tuple[dict, float, float]:
+    """What a program says in its last line, its seconds, and those of its CPU."""
     around = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=around) as running:
@@ -69,7 +69,7 @@ def called(command: list[str]) -> tuple[dict, float, float, float]:
     if running.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {running.returncode}")
     seconds = time.perf_counter() - started
-    return json.loads(said.rpartition("\n")[2]), seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    return json.loads(said.rpartition("\n")[2]), seconds, used.ru_utime + used.ru_stime
 
 
 def ours(script: str, *options: str) -> dict:
@@ -137,7 +137,8 @@ async def ingest(scale: float, rivals: Path | None) -> list[Figure]:
                 theirs = await asyncio.to_thread(
                     called, [str(rivals), str(HERE / "rival_dlt.py"), str(where), kind]
                 )
-                said_by, seconds, cpu, peak = theirs
+                said_by, seconds, cpu = theirs
+                peak = said_by["peak_mib"]
                 if said_by["records"] != count:
                     raise SystemExit(f"dlt loaded {said_by['records']} of {count} alerts")
                 command = f"benchmarks/rival_dlt.py … {kind}"

@@ -2,7 +2,7 @@
 
 Runs in an environment of its own (benchmarks/rivals.lock); `bench.py` calls it with a file that says where simulator and
 database are. `upsert` writes parquet files and merges by upsert, `default` is dlt's own choice (delete and insert).
-Prints one JSON object: records loaded.
+Prints one JSON object: records loaded, and the peak of its memory in MiB.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def main() -> None:
             resources(said, disposition), loader_file_format="parquet" if upsert else None
         ).raise_on_failed_jobs()
         with pipeline.sql_client() as client, client.execute_query("SELECT count(*) FROM alerts") as found:
-            print(json.dumps({"records": found.fetchone()[0]}))
+            status = Path("/proc/self/status").read_text()
+            peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
+            print(json.dumps({"records": found.fetchone()[0], "peak_mib": peak}))
 
 
 if __name__ == "__main__":
