@@ -81,7 +81,7 @@ async def serve(scenario: str, scale: float, folder: Path) -> None:
 
 
 def used() -> tuple[float, float]:
-    """CPU seconds of this process, and its peak RSS in MiB: of its own memory, where getrusage counts its parent's before exec."""
+    """CPU seconds of this process, and its peak RSS in MiB: of its own, where getrusage counts its parent's before exec."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     status = Path("/proc/self/status").read_text()
     return usage.ru_utime + usage.ru_stime, int(status.partition("VmHWM:")[2].split()[0]) / 1024
