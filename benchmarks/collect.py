@@ -175,17 +175,13 @@ async def drain(scenario, running, database, said, started, cpu) -> dict[str, fl
     }
 
 
-def lag_buckets(running) -> dict[str, float]:
-    return {
+def lags(running) -> None:
+    counts = {
         sample.labels["le"]: sample.value
         for metric in running.metrics.poll_lag_seconds.collect()
         for sample in metric.samples
         if sample.name.endswith("_bucket")
     }
-
-
-def lags(running) -> None:
-    counts = lag_buckets(running)
     shares = ", ".join(f"{counts[le] / counts['+Inf']:.1%} within {le} s" for le in ("1.0", "2.0", "5.0"))
     row("polls start after their due time", f"{shares} of {counts['+Inf']:.0f}")
 

@@ -27,14 +27,15 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
+import bounded
 import collect
+import processes
 
 from service import log, model, process
 from service.store import enrolments, pool, schema
 from service.store.embedded import Cluster
 
 ROOT = Path(__file__).parents[1]
-TICKS = os.sysconf("SC_CLK_TCK")
 _BATCH = 5_000
 _SAMPLE = re.compile(
     r'^alertwell_(polls_total|poll_lag_seconds_bucket)\{(?:.*le="([^"]+)"|[^}]*)\} (\S+)$', re.MULTILINE
@@ -71,17 +72,6 @@ class Replica:
             found[bucket if name.startswith("poll_lag") else "polls"] += float(value)
         return found
 
-    def cpu(self) -> float:
-        """Seconds of all its threads."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(int(each) for each in fields[11:13]) / TICKS
-
-    def memory(self) -> tuple[float, float]:
-        """Peak and present resident MiB."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        peak, now = (int(re.search(rf"{name}:\s+(\d+)", status)[1]) for name in ("VmHWM", "VmRSS"))
-        return peak / 1024, now / 1024
-
 
 async def measure(options: argparse.Namespace) -> dict[str, float]:
     scale = options.tenants / 5_000
@@ -117,19 +107,19 @@ async def watch(replicas: list[Replica], tenants: int, options: argparse.Namespa
     while total(replicas)["polls"] < tenants:
         await asyncio.sleep(1)
     await asyncio.sleep(options.settle)
-    before, cpu, since = total(replicas), sum(each.cpu() for each in replicas), time.monotonic()
+    before, cpu, since = total(replicas), spent_by(replicas), time.monotonic()
     await asyncio.sleep(options.seconds)
-    wall, spent = time.monotonic() - since, sum(each.cpu() for each in replicas) - cpu
+    wall, spent = time.monotonic() - since, spent_by(replicas) - cpu
     done = total(replicas)
     done.subtract(before)
-    memory = [each.memory() for each in replicas]
+    memory = [bounded.resident(each.process.pid) for each in replicas]
     shares = {le: done[le] / done["+Inf"] for le in ("1.0", "2.0", "5.0")}
     collect.row(
         "polls", f"{done['polls']:.0f} in {wall:.0f} s of {tenants} tenants, {len(replicas)} processes"
     )
     each = f"{spent / wall / len(replicas):.1%} of a core a process, {spent / done['polls'] * 1e6:.0f} µs an idle poll"
     collect.row("process CPU", each)
-    collect.row("resident", ", ".join(f"peak {peak:.0f} MiB, now {now:.0f}" for peak, now in memory))
+    collect.row("resident", ", ".join(f"peak {one['peak']:.0f} MiB, now {one['now']:.0f}" for one in memory))
     within = ", ".join(f"{share:.1%} within {le} s" for le, share in shares.items())
     collect.row("polls start after their due time", f"{within} of {done['+Inf']:.0f}")
     return {
@@ -137,9 +127,14 @@ async def watch(replicas: list[Replica], tenants: int, options: argparse.Namespa
         "seconds": wall,
         "cpu": spent,
         "core": spent / wall / len(replicas),
-        "peak_mib": max(peak for peak, _ in memory),
+        "peak_mib": max(one["peak"] for one in memory),
         "within_2s": shares["2.0"],
     }
+
+
+def spent_by(replicas: list[Replica]) -> float:
+    """CPU seconds of all of them."""
+    return sum(processes.spent(each.process.pid) for each in replicas)
 
 
 def total(replicas: list[Replica]) -> Counter[str]:

@@ -105,9 +105,8 @@ async def _store(
             alerts = await _store_alerts(connection, lease.tenant_id, source, harvest, refused, careful)
         counts = _counts(harvest, incidents, alerts, refused)
         await _move(connection, lease, source, harvest, counts)
-        if (
-            harvest.rejects or refused.all
-        ):  # what a day has room for stands in stream_progress, which comes after the stream
+        # what a day has room for stands in stream_progress, which comes after the stream
+        if harvest.rejects or refused.all:
             await rejects.keep(connection, lease.tenant_id, source, [*harvest.rejects, *refused.all])
         learned = harvest.learn(incidents.keys if harvest.inside else alerts.keys)
         if learned:
