@@ -24,7 +24,7 @@ _IDENTITY = """
 """
 _SOMETHING_TO_DO = f"""
     SELECT EXISTS (SELECT FROM alertwell.unnumbered)
-           OR EXISTS (SELECT FROM alertwell.feed_head WHERE identity <> {_IDENTITY} OR last_seq < $1)
+           OR EXISTS (SELECT FROM alertwell.feed_head WHERE identity IS DISTINCT FROM {_IDENTITY} OR last_seq < $1)
 """  # noqa: S608 - made of constants
 
 
@@ -95,6 +95,8 @@ async def backlog(database: pool.Database) -> Backlog:
 async def _last_seq(connection: pool.Connection, seen: int) -> int:
     """The number to go on from. On another database than the one that gave it (restored, or failed over with a lost
     tail), readers may know numbers that we do not: jump far beyond them and say when.
+
+    A new database is given its identity by the first look, before there is anything to number: a standby knows it then.
     """
     # nobody reads a number before it is on disk
     identity = await connection.fetchval(f"SELECT {_IDENTITY}, {servers.DURABLE}")
@@ -103,7 +105,8 @@ async def _last_seq(connection: pool.Connection, seen: int) -> int:
     last = int(head["last_seq"])
     if head["identity"] == identity and last >= seen:
         return last
-    if head["identity"] is None:
+    # new; one that lost its first numbers lost its identity with them
+    if head["identity"] is None and last >= seen:
         await connection.execute("UPDATE alertwell.feed_head SET identity = $1", identity)
         return last
     # a jump can be lost itself: once more then

@@ -111,6 +111,22 @@ async def test_a_number_that_was_seen_is_not_given_again(owner: rows.Owner, pool
     assert await seqs(pool) == [1, 2 * 2**32 + 2]
 
 
+async def test_a_server_that_lost_its_first_numbers_jumps(owner: rows.Owner, pool: asyncpg.Pool):
+    """Its identity went with them, or it got one before there was anything to number: either way no number is given again."""
+    seen = feed.Seen()
+    assert await feed.number(owner.database, seen) == 0
+    assert await pool.fetchval("SELECT identity FROM alertwell.feed_head") is not None
+    await owner.store(rows.alert("a:1"), rows.alert("b:1"))
+    assert await feed.number(owner.database, seen) == 2
+    assert (await head(pool))["restored_at"] is None
+    await pool.execute("UPDATE alertwell.feed_head SET last_seq = 0, identity = NULL")
+    await pool.execute("DELETE FROM alertwell.feed")
+    await owner.store(rows.alert("c:1"))
+    await feed.number(owner.database, seen)
+    assert await seqs(pool) == [2**32 + 1]
+    assert (await head(pool))["restored_at"] is not None
+
+
 async def test_a_hasty_server_does_not_number_in_haste(owner: rows.Owner, pool: asyncpg.Pool):
     """What is promised is on disk when it is said, also where the database says synchronous_commit = off."""
     name = await pool.fetchval("SELECT current_database()")
