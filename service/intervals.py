@@ -72,6 +72,8 @@ class Intervals:
         return reversed(self.pairs)
 
     def __or__(self, other: Intervals) -> Intervals:
+        if not (self.pairs and other.pairs):
+            return self if self.pairs else other
         return Intervals(_merged(sorted(self.pairs + other.pairs)))  # two sorted runs: linear
 
     def __and__(self, other: Intervals) -> Intervals:
@@ -90,6 +92,8 @@ class Intervals:
 
     def __sub__(self, other: Intervals) -> Intervals:
         holes = other.pairs
+        if not (self.pairs and holes):
+            return self
         found: list[Pair] = []
         j = 0
         for begin, end in self.pairs:
@@ -131,10 +135,14 @@ class Intervals:
 
     def below(self, end: datetime) -> Intervals:
         """What lies before `end`."""
+        if not self.pairs or self.pairs[-1][1] <= end:
+            return self
         return Intervals(tuple((start, min(stop, end)) for start, stop in self.pairs if start < end))
 
     def above(self, start: datetime) -> Intervals:
         """What lies at or after `start`."""
+        if not self.pairs or self.pairs[0][0] >= start:
+            return self
         return Intervals(tuple((max(begin, start), end) for begin, end in self.pairs if start < end))
 
     def total(self) -> timedelta:

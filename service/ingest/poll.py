@@ -75,8 +75,10 @@ class Poll:
 
     def ration_due(self) -> float:
         """When a backfill may go on (monotonic seconds); 0 where other gaps are open, which need not wait."""
-        found = plan.first(self.open_gaps(), self.tally.stream)
-        return self._memory.ration.ready_at() if self._memory.ration and self._rationed(found) else 0.0
+        ours = self._memory.ration
+        if ours is None or not self._rationed(plan.first(self.open_gaps(), self.tally.stream)):
+            return 0.0
+        return ours.ready_at()
 
     def _rationed(self, found: Intervals) -> bool:
         return bool(found & self.tally.stream.backfill)
@@ -130,7 +132,9 @@ class Poll:
         """Whether there is a sweep to go on with; one whose time has come begins here."""
         stream, rules = self.tally.stream, self._desk.rules
         now = self._desk.clock.now()
-        stream = self.tally.stream = replace(stream, volume=volume.given_up(stream.volume, now))
+        usual = volume.given_up(stream.volume, now)
+        if usual is not stream.volume:
+            stream = self.tally.stream = replace(stream, volume=usual)
         if not sweep.left(stream) and sweep.due(stream, now, rules.sweep_interval):
             self._memory.sweep_long_due = sweep.long_due(stream, now, rules.sweep_interval)
             begun = sweep.begun(stream, now, rules, self._asking.source.reach)

@@ -136,7 +136,8 @@ async def read(
     asked_for = further or source.request(window, stream.parameters if parameters is None else parameters)
     asked = desk.clock.ours()
     async with desk.sender.send(access, asked_for) as answer:
-        if desk.clock.ours() - asked < _PROMPT:  # a slow body says nothing about clocks
+        came = desk.clock.ours()
+        if came - asked < _PROMPT:  # a slow body says nothing about clocks
             desk.clock.learn(answer.date)
         async with desk.unpacking.room(len(answer.body)):
             page = source.read(
@@ -148,15 +149,15 @@ async def read(
                 partial = partial or volume.lacking(stream.volume)
             times = page.times
             foreign = plan.outside(window, times, mutable=source.mutable)
-            dated = plan.credible(date, desk.clock.ours())
+            dated = plan.credible(date, came)
             parts = plan.prefix(window, times) if in_order and page.full and not partial else None
             whole, rest = parts or (None if page.full else window, None)
             proof = shown = Intervals()
             moved = stream.watermark
             if whole and not foreign and not partial and further is None:
-                shown = plan.read(whole, date, desk.clock.ours())
+                shown = plan.read(whole, date, came)
                 # a sweep reads what is proven: there is nothing to join the row
-                proof = _proof(desk, stream, whole, date) if window.kind != "sweep" else proof
+                proof = _proof(desk, stream, whole, date, came) if window.kind != "sweep" else proof
                 moved = plan.watermark(stream, whole, times)
             swept = sweep.after(stream, shown) if window.kind == "sweep" else stream.sweep
             if window.kind == "sweep" and shown:
@@ -170,29 +171,29 @@ async def read(
             top = sorted_incidents if page.incidents or page.nested else sorted_alerts
             come = () if foreign else (*top.new, *top.newer)
             late = lateness.late(come, window, stream.coverage | seen) if come else {}
-            harvest = storing.Harvest(
-                sorted=sorted_alerts,
-                arrival=lambda moment: plan.arrival(stream, window.kind, moment),
-                rejects=page.rejects,
-                duplicates=page.duplicates,
-                items=page.items,
-                watermark=moved,
-                folded=stream.unfolded | proof,
-                dropped=dropped,
-                incidents=sorted_incidents,
-                nested=page.nested,
-                nested_rejects=page.nested_rejects,
-                read_to=date if window.kind == "live" and not page.full and not foreign else None,
-                idle=stream.idle,
-                learn=lambda written: lateness.learned(
-                    replace(stream, sweep=swept),
-                    [moment for key, moment in late.items() if key in written],
-                    date if dated else None,
-                    sweeping=window.kind == "sweep",
-                ),
-            )
             fresh = sorted_alerts.new or sorted_alerts.newer or sorted_incidents.new or sorted_incidents.newer
             if fresh or page.rejects or dropped:
+                harvest = storing.Harvest(
+                    sorted=sorted_alerts,
+                    arrival=lambda moment: plan.arrival(stream, window.kind, moment),
+                    rejects=page.rejects,
+                    duplicates=page.duplicates,
+                    items=page.items,
+                    watermark=moved,
+                    folded=stream.unfolded | proof,
+                    dropped=dropped,
+                    incidents=sorted_incidents,
+                    nested=page.nested,
+                    nested_rejects=page.nested_rejects,
+                    read_to=date if window.kind == "live" and not page.full and not foreign else None,
+                    idle=stream.idle,
+                    learn=lambda written: lateness.learned(
+                        replace(stream, sweep=swept),
+                        [moment for key, moment in late.items() if key in written],
+                        date if dated else None,
+                        sweeping=window.kind == "sweep",
+                    ),
+                )
                 kept = await storing.store(desk.database, lease, stream.source, poll, harvest)
                 counts, learned, rejects = kept.counts, kept.learned, kept.rejects
                 unfolded, stored, idle = Intervals(), True, stream.idle
@@ -253,9 +254,10 @@ def proven(
     """The stream once all pages of a window are stored, the first of them dated `date`: like an idle poll's, the proof
     travels with the next storing transaction or flush.
     """
+    ours = desk.clock.ours()
     if window.kind == "sweep":
-        return replace(stream, sweep=sweep.after(stream, plan.read(window, date, desk.clock.ours())))
-    proof = _proof(desk, stream, window, date)
+        return replace(stream, sweep=sweep.after(stream, plan.read(window, date, ours)))
+    proof = _proof(desk, stream, window, date, ours)
     return replace(
         stream,
         coverage=stream.coverage | proof,
@@ -264,9 +266,10 @@ def proven(
     )
 
 
-def _proof(desk: Desk, stream: model.Stream, window: model.Window, date: datetime | None) -> Intervals:
-    overlap = plan.overlap_of(stream, desk.rules)
-    return plan.proof(window, date, desk.clock.ours(), overlap) & stream.wanted
+def _proof(
+    desk: Desk, stream: model.Stream, window: model.Window, date: datetime | None, ours: datetime
+) -> Intervals:
+    return plan.proof(window, date, ours, plan.overlap_of(stream, desk.rules)) & stream.wanted
 
 
 async def _compared(

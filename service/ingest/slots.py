@@ -26,10 +26,11 @@ _SWEEPS: Final = 16
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """One poll's place, and the request that it waits for."""
+    """One poll's place, since when it has it (monotonic), and the request that it waits for."""
 
     probation: bool
     patience: float
+    since: float
     asked: _Asked | None = None
     waited: float = 0.0
     """Seconds that the longest of its requests took."""
@@ -100,7 +101,8 @@ class Slots:
 
     def take(self, *, probation: bool = False, failures: int = 0) -> Place:
         """A place for one poll, to be given back; for a stream on probation with its failures in a row."""
-        place = Place(probation, self.patience * 2 ** min(failures, 16) if probation else self.patience)
+        patience = self.patience * 2 ** min(failures, 16) if probation else self.patience
+        place = Place(probation, patience, self._clock())
         self._places[place] = None
         self._suspects += probation
         return place
@@ -138,10 +140,13 @@ class Slots:
 
     def make_room(self, *, probation: bool = False) -> None:
         """Somebody needs a place: give up the request of its like that has waited for longest, where one has for too long."""
+        now = self._clock()
+        oldest = next(iter(self._places), None)
+        if oldest is None or now - oldest.since < self.patience:
+            return  # nobody can have waited for so long: said without a look at every place
         under_way = [(place, place.asked) for place in self._places if place.asked]
         if any(asked is self._given_up for _, asked in under_way):
             return  # its place will be free in a moment
-        now = self._clock()
         waiting = [
             asked
             for place, asked in under_way

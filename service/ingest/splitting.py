@@ -86,7 +86,9 @@ class Splitting:
                 got = await self._asking.read(part)
                 healthy = True
                 in_a_row = 0
-                halves = plan.split(part, got.times, mutable=self._asking.source.mutable)
+                halves = (
+                    plan.split(part, got.times, mutable=self._asking.source.mutable) if got.full else None
+                )
                 paged = got.full and not got.rest and not halves
                 unproven = await self._asking.pages(part, got) if paged else None
             except (errors.Throttled, errors.Attention, errors.Gone):

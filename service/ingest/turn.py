@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from dataclasses import replace
@@ -310,9 +311,12 @@ class Turn:
         # idle polls would drown the rest, and so would those that fail as the one before did; an outage of the database is said
         # once, for all polls that it ends
         news = outcome != "database" and (outcome != "complete" or error) and not self._repeated
-        say = _log.info if tally.stored or news else _log.debug
+        level = logging.INFO if tally.stored or news else logging.DEBUG
+        if not _log.is_enabled_for(level):
+            return  # nearly all polls, and what is said of them costs as much as a tenth of the poll
         counts = tally.counts
-        say(
+        _log.log(
+            level,
             "poll",
             outcome=outcome,
             error=error,

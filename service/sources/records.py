@@ -50,7 +50,7 @@ def page(
     The page is full where the number of its records is one of `full_counts`.
     """
     found = gather(bodies.split(body), read_one)
-    return replace(found, full=found.items in full_counts)
+    return replace(found, full=True) if found.items in full_counts else found
 
 
 def gather(pieces: bodies.Pieces, read_one: Callable[[msgspec.Raw], model.Alert]) -> model.Page:
