@@ -161,7 +161,7 @@ async def read(
                 moved = plan.watermark(stream, whole, times)
             swept = sweep.after(stream, shown) if window.kind == "sweep" else stream.sweep
             if window.kind == "sweep" and shown:
-                swept = await _compared(desk, stream, swept, shown, page)
+                swept = await _compared(desk, lease, stream, swept, shown, page)
             usual = stream.volume if foreign else volume.seen(stream.volume, _inside(window, times))
             key, server = (desk.database, stream.tenant_id, stream.source), lease.server
             sorted_alerts = await alerts.sort(*key, page.alerts, of=server)
@@ -273,7 +273,12 @@ def _proof(
 
 
 async def _compared(
-    desk: Desk, stream: model.Stream, swept: model.Sweep | None, shown: Intervals, page: model.Page
+    desk: Desk,
+    lease: model.Lease,
+    stream: model.Stream,
+    swept: model.Sweep | None,
+    shown: Intervals,
+    page: model.Page,
 ) -> model.Sweep | None:
     """A sweep with what of this part is held, and how much of that its answer does not have; rejects may be any of it."""
     since, source = stream.volume.began_at, desk.sources[stream.source]
@@ -287,6 +292,7 @@ async def _compared(
         [key for key, _ in _keys(page)],
         since=since,
         incidents=source.incidents,
+        of=lease.server,
     )
     missing = max(missing - len(page.rejects), 0)
     return replace(swept, held=swept.held + held, missing=swept.missing + missing)

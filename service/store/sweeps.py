@@ -110,11 +110,19 @@ async def widen_overlap(
                 FROM alertwell.stream_progress p
                 WHERE s.tenant_id = $1 AND s.source = $2 AND p.tenant_id = s.tenant_id AND p.source = s.source
             )
-            UPDATE alertwell.stream_progress SET proven = NULL WHERE tenant_id = $1 AND source = $2
+            UPDATE alertwell.stream_progress p  -- what was counted goes along: whoever takes the tenant anew counts on from it
+            SET proven = NULL,
+                idle_items = greatest(p.idle_items, $6), idle_unchanged = greatest(p.idle_unchanged, $7),
+                idle_stale = greatest(p.idle_stale, $8), idle_duplicate = greatest(p.idle_duplicate, $9)
+            WHERE p.tenant_id = $1 AND p.source = $2
             """,
             lease.tenant_id,
             stream.source,
             overlap,
             ranges.encode(stream.unfolded),
             ranges.encode(too_early),
+            stream.idle.items,
+            stream.idle.unchanged,
+            stream.idle.stale,
+            stream.idle.duplicate,
         )

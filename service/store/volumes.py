@@ -72,14 +72,15 @@ async def missing(
     *,
     since: datetime,
     incidents: bool,
+    of: str,
 ) -> tuple[int, int]:
     """(held, missing): records with their update time in `span` that were first seen after `since`, and how many of them are not
-    among the keys returned.
+    among the keys returned; `of` is the life of the server (`servers`) whose rows count.
     """
     relation, key, moment = (
         ("incident", "incident_id", "last_update") if incidents else ("alert", "full_id", "last_processed_at")
     )
-    async with database.connection() as connection:
+    async with database.connection(of=of) as connection:
         row = await connection.fetchrow(
             f"""
             SELECT count(*) AS held, count(*) FILTER (WHERE k.key IS NULL) AS missing

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from service import errors, model
 from service.ingest import plan
+from service.intervals import Intervals
 from service.simulator import ticks
 from service.store import leases, proofs, sweeps
 from tests.ingest import stages
@@ -275,6 +276,22 @@ async def test_a_flush_under_way_brings_nothing_back(bench):
     )
     held = await leases.held(bench.database, bench.replica_id)
     assert held[0].epoch == mine.lease.epoch + 1
+
+
+async def test_what_was_counted_outlives_a_grown_overlap(bench):
+    """Items of idle polls that no flush has written yet go along with it: the next owner counts on from the row."""
+    stages.file(bench.shown, CONTOSO, "held", bench.ago(60))
+    mine = await bench.take()
+    await stages.taken(bench, mine)
+    bench.advance(MINUTE)
+    poll = bench.poll(mine)
+    await poll.live()  # brings nothing new, and nothing of it is written
+    counted = poll.tally.stream.idle
+    assert counted.unchanged > mine.stream.idle.unchanged
+    await sweeps.widen_overlap(
+        bench.database, mine.lease, poll.tally.stream, timedelta(minutes=15), Intervals()
+    )
+    assert (await bench.again()).stream.idle == counted
 
 
 async def test_first_reads_of_gaps_say_nothing_of_lateness(bench):
