@@ -24,6 +24,7 @@ _SHAPES: Final = {
     for zone in _ZONES
 }
 _CUT: Final = len("2016-09-12T00:00:00.123456")
+_BEYOND: Final = re.compile(r"\.[0-9]{6}([0-9]{1,3})")
 
 
 def parse(text: str, *, zoneless_is_utc: bool = False) -> datetime:
@@ -50,6 +51,12 @@ def parse(text: str, *, zoneless_is_utc: bool = False) -> datetime:
         return datetime.fromisoformat(text[: min(_CUT, len(text) - 6)] + text[-6:]).astimezone(UTC)
     except OverflowError:
         raise ValueError(f"outside the years 1 to 9999 in UTC: {text!r}") from None
+
+
+def beyond(text: str) -> int:
+    """Nanoseconds of `text` that its datetime does not hold: 0 to 999. For two times that are equal as far as datetimes go."""
+    found = _BEYOND.search(text)
+    return int(found[1].ljust(3, "0")) if found else 0
 
 
 def floor_ms(moment: datetime) -> datetime:

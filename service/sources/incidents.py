@@ -108,7 +108,7 @@ class _Found:
             held = self.alerts.get(alert.full_id)
             if held is not None:
                 self.nested_duplicates += 1
-            if held is None or held.last_processed_at <= alert.last_processed_at:
+            if held is None or records.as_new(alert, held):
                 self.alerts[alert.full_id] = alert
         return list(ids)
 

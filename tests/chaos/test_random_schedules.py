@@ -221,6 +221,11 @@ async def test_some_schedules_end_in_the_truth(lived, numbers, schedule):
     await course(schedule, lived, numbers)
 
 
+async def test_two_versions_of_one_microsecond(lived, numbers):
+    """Both in one answer, the newest first: 100 ns tell them apart."""
+    await course([("siem", 0, 0), ("revise", 0)], lived, numbers)
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
 @schedules(60, same=False)

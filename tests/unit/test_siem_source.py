@@ -369,9 +369,10 @@ def test_the_newest_of_equal_keys_counts():
         record(AlertTitle="old", LastProcessedTimeUtc="2026-10-01T08:00:00Z"),
         record(AlertTitle="new", LastProcessedTimeUtc="2026-10-01T09:00:00Z"),
         record(AlertTitle="newer", LastProcessedTimeUtc="2026-10-01T09:00:00.0000009Z"),
+        record(AlertTitle="a moment older", LastProcessedTimeUtc="2026-10-01T09:00:00.0000008Z"),
         record(AlertTitle="older", LastProcessedTimeUtc="2026-10-01T08:30:00Z"),
     )
-    assert (page.items, page.duplicates) == (4, 3)
+    assert (page.items, page.duplicates) == (5, 4)
     assert only(page).title == "newer"
 
 

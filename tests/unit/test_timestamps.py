@@ -46,6 +46,15 @@ def test_parse_is_the_floor_of_every_written_fraction(moment, digits, nanosecond
     assert parsed.tzinfo is UTC
 
 
+@given(st.integers(0, 999_999_999), st.integers(0, 9), st.sampled_from(["Z", "", "+05:30"]))
+def test_beyond_is_what_the_floor_cuts_off(nanoseconds, digits, zone):
+    """What is parsed and what is beyond it are the whole of the text."""
+    fraction = f"{nanoseconds:09d}"[:digits]
+    text = BASE + (f".{fraction}" if fraction else "") + zone
+    parsed = timestamps.parse(text, zoneless_is_utc=True)
+    assert parsed.microsecond * 1000 + timestamps.beyond(text) == int(fraction.ljust(9, "0"))
+
+
 @given(
     st.datetimes(min_value=datetime(2, 1, 1), max_value=datetime(9998, 12, 31)),  # noqa: DTZ001 - text without a zone
     st.integers(-14 * 60, 14 * 60),
