@@ -35,7 +35,7 @@ import forgetting
 
 from service import log, model, process
 from service.simulator import ticks, world
-from service.sources import registry
+from service.sources import contract, registry
 from service.store import alerts, enrolments, feed, leases, pool, schema, storing
 from service.store.embedded import Cluster
 
@@ -91,7 +91,7 @@ def answers() -> dict[UUID, list[model.Alert]]:
             tenant.tenant_id, EACH, since=now - 7200 * ticks.SECOND, until=now - 600 * ticks.SECOND
         )
         body = b"[" + b",".join(shown.select(tenant.tenant_id, 0, now, now).records()) + b"]"
-        page = registry.SOURCES["siem"].read(body, WINDOW, UUID(tenant.tenant_id))
+        page = contract.whole(registry.SOURCES["siem"].read(body, WINDOW, UUID(tenant.tenant_id)))
         found[UUID(tenant.tenant_id)] = sorted(page.alerts, key=lambda each: each.last_processed_at)
     return found
 

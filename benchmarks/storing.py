@@ -32,7 +32,7 @@ import msgspec
 from service import model, process
 from service.intervals import Intervals
 from service.simulator import ticks, world
-from service.sources import registry
+from service.sources import contract, registry
 from service.store import alerts, enrolments, leases, pool, schema, storing
 from service.store.embedded import Cluster
 
@@ -79,7 +79,7 @@ def bodies(count: int, batch: int) -> list[tuple[UUID, bytes]]:
 def decoded(answers: list[tuple[UUID, bytes]]) -> Batches:
     """The answers as the source reads them."""
     siem = registry.SOURCES["siem"]
-    return [(tenant, siem.read(body, WINDOW, tenant).alerts) for tenant, body in answers]
+    return [(tenant, contract.whole(siem.read(body, WINDOW, tenant)).alerts) for tenant, body in answers]
 
 
 def touched(batches: Batches) -> Batches:

@@ -99,9 +99,10 @@ async def of_stream(sender: client.Client, read: Read) -> list[Finding]:
     try:
         request = read.source.request(window, read.stream.parameters)
         async with sender.send(read.access, request) as answer:
-            page = read.source.read(
+            steps = read.source.read(
                 answer.body, window, tenant.tenant_id, asked=request, base_url=answer.base_url
             )
+            page = contract.whole(steps)
     except errors.TooLarge:
         said = "token and call work; the answer for a minute is too large, a poll splits it"
         return [Finding("tenant", read.subject, "ok", said)]

@@ -140,9 +140,10 @@ async def read(
         if came - asked < _PROMPT:  # a slow body says nothing about clocks
             desk.clock.learn(answer.date)
         async with desk.unpacking.room(len(answer.body)):
-            page = source.read(
+            steps = source.read(
                 answer.body, window, stream.tenant_id, asked=asked_for, base_url=answer.base_url
             )
+            page = await unpacking.read(steps)
             date, size, partial = answer.date, len(answer.body), answer.partial or lacking
             del answer  # records hold what they need of the body: storing them takes long enough to do without the rest
             if stream.volume.missing and not page.items and window.kind != "sweep":

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
 from service import model
+
+Steps: TypeAlias = Generator[None, None, model.Page]
+"""An answer read some records at a time: whoever runs them lets others have their turn in between."""
+
+
+def whole(steps: Steps) -> model.Page:
+    """All steps at once, for who keeps nobody waiting. Raises what they raise."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            page: model.Page = done.value
+            return page
 
 
 class Source(Protocol):
@@ -93,7 +106,7 @@ class Source(Protocol):
         *,
         asked: model.Request | None = None,
         base_url: str = "",
-    ) -> model.Page:
+    ) -> Steps:
         """What a whole answer to the window's request holds; model.Page says how it is counted.
 
         A record that cannot be an alert becomes a reject, and so does one that names another tenant than

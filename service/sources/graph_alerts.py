@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from service import model
-from service.sources import bodies, odata, records, values
+from service.sources import bodies, contract, odata, records, values
 
 SERVICE: Final = "graph"
 QUOTA: Final[tuple[tuple[int, float], ...]] = ((150, 60.0),)
@@ -94,7 +94,7 @@ def _remediation(evidence: Mapping[str, Any]) -> str | None:
     return None if status in _NO_REMEDIATION else status
 
 
-def _gather(pieces: bodies.Pieces, tenant_id: UUID) -> model.Page:
+def _gather(pieces: bodies.Pieces, tenant_id: UUID) -> contract.Steps:
     return records.gather(pieces, lambda record: alert(record, tenant_id))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from service import model
-from service.sources import bodies, graph_alerts, incidents, odata, records, values
+from service.sources import bodies, contract, graph_alerts, incidents, odata, records, values
 
 
 def _incident(found: Mapping[str, Any]) -> model.Incident:
@@ -39,7 +39,7 @@ def _incident(found: Mapping[str, Any]) -> model.Incident:
     )
 
 
-def _gather(pieces: bodies.Pieces, tenant_id: UUID) -> model.Page:
+def _gather(pieces: bodies.Pieces, tenant_id: UUID) -> contract.Steps:
     return incidents.gather(
         pieces, tenant_id, _incident, lambda record: graph_alerts.alert(record, tenant_id)
     )

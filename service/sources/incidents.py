@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 
 from service import errors, model
-from service.sources import bodies, records, values
+from service.sources import bodies, contract, records, values
 
 _ALERTS: Final = "alerts"
 _GOES_ON: Final = "alerts@odata.nextLink"
@@ -28,7 +28,7 @@ def gather(
     tenant_id: UUID,
     read_incident: Callable[[Mapping[str, Any]], model.Incident],
     read_alert: Callable[[msgspec.Raw], model.Alert],
-) -> model.Page:
+) -> contract.Steps:
     """Read every incident with `read_incident`, from its fields, and every alert inside with `read_alert`.
 
     Both raise records.Unstorable where they cannot. What `read_incident` gives has no raw, hash and alert_ids
@@ -36,7 +36,11 @@ def gather(
     """
     found = _Found()
     rejects: list[model.Reject] = []
+    read = 0
     for place, piece in enumerate(pieces.records):
+        if place + found.nested - read >= records.AT_ONCE:
+            read = place + found.nested
+            yield
         exact = pieces.exact.get(place) if pieces.exact else None
         try:
             record = _opened(piece, exact)

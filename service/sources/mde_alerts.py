@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 
 from service import model
-from service.sources import bodies, odata, records, values
+from service.sources import bodies, contract, odata, records, values
 
 
 def _alert(record: msgspec.Raw, tenant_id: UUID) -> model.Alert:
@@ -56,7 +56,7 @@ def _user(found: Mapping[str, Any], evidence: list[Mapping[str, Any]]) -> str | 
     return values.user(related.get("userName"), related.get("domainName")) or values.entity_user(evidence)
 
 
-def _gather(pieces: bodies.Pieces, tenant_id: UUID) -> model.Page:
+def _gather(pieces: bodies.Pieces, tenant_id: UUID) -> contract.Steps:
     return records.gather(pieces, lambda record: _alert(record, tenant_id))
 
 

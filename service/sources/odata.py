@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 from uuid import UUID
 
 from service import errors, model, timestamps
-from service.sources import bodies
+from service.sources import bodies, contract
 
 MARGIN: Final = timedelta(milliseconds=1)
 """Nobody says how exactly a service compares its seven digits, so both ends go so far beyond the window."""
@@ -59,7 +59,7 @@ class Api:
     path: str
     time: str
     most: int
-    gather: Callable[[bodies.Pieces, UUID], model.Page]
+    gather: Callable[[bodies.Pieces, UUID], contract.Steps]
     linked: bool
     expand: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
@@ -96,11 +96,11 @@ class Api:
         *,
         asked: model.Request | None = None,
         base_url: str = "",
-    ) -> model.Page:
+    ) -> contract.Steps:
         """Records as they are now; see sources.contract.Source."""
         del window
         answer = bodies.envelope(body)
-        page = self.gather(answer.pieces, tenant_id)
+        page = yield from self.gather(answer.pieces, tenant_id)
         if self.linked:
             return by_link(page, answer.next_link, self.most, asked, base_url)
         return by_skip(page, answer.next_link, self.most, asked)

@@ -17,10 +17,12 @@ from uuid import UUID
 import msgspec
 
 from service import model, timestamps
-from service.sources import bodies
+from service.sources import bodies, contract
 
 MAX_KEY_BYTES: Final = 512
 MAX_DEPTH: Final = 200
+AT_ONCE: Final = 100
+"""Records a step: some milliseconds."""
 
 _SEVERITY_RANKS: Final = {
     spelling: rank for rank, word in enumerate(model.SEVERITIES) for spelling in (word, word.capitalize())
@@ -44,16 +46,16 @@ def page(
     read_one: Callable[[msgspec.Raw], model.Alert],
     *,
     full_counts: frozenset[int] = frozenset(),
-) -> model.Page:
+) -> contract.Steps:
     """Every record of a bare JSON array as `gather` reads it. Raises errors.BadBody.
 
     The page is full where the number of its records is one of `full_counts`.
     """
-    found = gather(bodies.split(body), read_one)
+    found = yield from gather(bodies.split(body), read_one)
     return replace(found, full=True) if found.items in full_counts else found
 
 
-def gather(pieces: bodies.Pieces, read_one: Callable[[msgspec.Raw], model.Alert]) -> model.Page:
+def gather(pieces: bodies.Pieces, read_one: Callable[[msgspec.Raw], model.Alert]) -> contract.Steps:
     """Read every record with `read_one`, which raises Unstorable where it cannot.
 
     Of records with one key the newest counts, of equally old ones the last; the others are duplicates.
@@ -62,6 +64,8 @@ def gather(pieces: bodies.Pieces, read_one: Callable[[msgspec.Raw], model.Alert]
     rejects: list[model.Reject] = []
     duplicates = 0
     for place, piece in enumerate(pieces.records):
+        if place % AT_ONCE == AT_ONCE - 1:
+            yield
         exact = pieces.exact.get(place) if pieces.exact else None
         try:
             alert = one(piece, exact, read_one)

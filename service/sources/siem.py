@@ -16,7 +16,7 @@ from uuid import UUID
 import msgspec
 
 from service import errors, model, timestamps
-from service.sources import records
+from service.sources import contract, records
 
 _MARGIN: Final = timedelta(milliseconds=1)
 _SINGLE_TAGS: Final = ("DeviceCreatedMachineTags", "CloudCreatedMachineTags")
@@ -166,7 +166,7 @@ class Siem:
         *,
         asked: model.Request | None = None,
         base_url: str = "",
-    ) -> model.Page:
+    ) -> contract.Steps:
         """Detections as alerts; see sources.contract.Source."""
         # An answer's records are taken as they are, whatever was asked for; and there is no way to go on.
         del window, asked, base_url

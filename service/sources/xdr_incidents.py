@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from service import model
-from service.sources import bodies, incidents, odata, records, values
+from service.sources import bodies, contract, incidents, odata, records, values
 
 
 def _incident(found: Mapping[str, Any]) -> model.Incident:
@@ -77,7 +77,7 @@ def _alert(record: msgspec.Raw, tenant_id: UUID) -> model.Alert:
     )
 
 
-def _gather(pieces: bodies.Pieces, tenant_id: UUID) -> model.Page:
+def _gather(pieces: bodies.Pieces, tenant_id: UUID) -> contract.Steps:
     return incidents.gather(pieces, tenant_id, _incident, lambda record: _alert(record, tenant_id))
 
 

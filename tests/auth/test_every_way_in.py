@@ -21,7 +21,7 @@ import pytest
 from service import clouds, errors, line, metrics, model, parts, settings
 from service.auth import managed, sealing, sign_in
 from service.simulator import credentials, directory, filing, identity, server, ticks, tokens, world
-from service.sources import registry
+from service.sources import contract, registry
 from tests.auth.trust import CLUSTER, SUBJECT, issued
 from tests.ingest.stages import moment
 from tests.simulator import keys
@@ -183,7 +183,7 @@ class Hall:
         half = timedelta(seconds=30)
         window = model.Window(moment(self.place.at) - half, moment(self.place.at) + half)
         async with opened.sender.send(access, source.request(window, {})) as answer:
-            page = source.read(answer.body, window, access.tenant.tenant_id)
+            page = contract.whole(source.read(answer.body, window, access.tenant.tenant_id))
         assert not page.rejects
         return {each.incident_id for each in page.incidents} or {each.full_id for each in page.alerts}
 

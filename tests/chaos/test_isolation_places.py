@@ -187,6 +187,29 @@ async def test_large_answers_leave_database_connections():
     assert await other == "stored"
 
 
+async def test_others_have_their_turn_between_the_steps_of_an_answer():
+    """A large answer is read while others go on; what its reading raises is raised."""
+    turns = []
+
+    def steps(end):
+        for number in range(3):
+            turns.append(number)
+            yield
+        return end()
+
+    async def other():
+        for _ in range(3):
+            turns.append("other")
+            await asyncio.sleep(0)
+
+    page = model.Page(0, (), (), 0)
+    read, _ = await asyncio.gather(unpacking.read(steps(lambda: page)), other())
+    assert read is page
+    assert turns == [0, "other", 1, "other", 2, "other"]
+    with pytest.raises(ZeroDivisionError):
+        await unpacking.read(steps(lambda: 1 / 0))
+
+
 async def test_who_waits_for_memory_is_known():
     """A task that waits for bytes in flight is told from one that waits for its API."""
     bytes_ = budget.ByteBudget(30_000, 10_000)

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from service import errors, model
-from service.sources import registry
+from service.sources import contract, registry
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TENANT = UUID("11111111-1111-1111-1111-111111111111")
@@ -23,11 +23,12 @@ KEYS = {"xdr_incidents": ("incidentId", "lastUpdateTime", "alertId", "lastUpdate
 
 
 def well_formed(name):
-    return registry.get(name).read((FIXTURES / name / "well_formed.json").read_bytes(), WINDOW, TENANT)
+    body = (FIXTURES / name / "well_formed.json").read_bytes()
+    return contract.whole(registry.get(name).read(body, WINDOW, TENANT))
 
 
 def read(name, *values):
-    return registry.get(name).read(json.dumps({"value": values}).encode(), WINDOW, TENANT)
+    return contract.whole(registry.get(name).read(json.dumps({"value": values}).encode(), WINDOW, TENANT))
 
 
 def one(name, **changed):

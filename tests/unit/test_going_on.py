@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from service import model
-from service.sources import odata, registry
+from service.sources import contract, odata, registry
 
 TENANT = UUID("11111111-1111-1111-1111-111111111111")
 WINDOW = model.Window(datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 10, 1, 1, tzinfo=UTC))
@@ -35,7 +35,7 @@ def read(name, count, link=None, asked=None, base_url=BASE):
     if link is not None:
         body += ',"@odata.nextLink":' + json.dumps(link)
     asked = asked or source.request(WINDOW, {})
-    return source.read(f"{body}}}".encode(), WINDOW, TENANT, asked=asked, base_url=base_url)
+    return contract.whole(source.read(f"{body}}}".encode(), WINDOW, TENANT, asked=asked, base_url=base_url))
 
 
 @every_source
@@ -188,7 +188,7 @@ def test_a_link_to_where_it_came_from():
 def test_without_the_request_there_is_no_way_on(name):
     """Who does not say what was asked, and of whom, learns that the answer is full, and nothing more."""
     body = json.dumps({"value": [RECORD[name]], "@odata.nextLink": LINK}).encode()
-    page = registry.get(name).read(body, WINDOW, TENANT)
+    page = contract.whole(registry.get(name).read(body, WINDOW, TENANT))
     assert (page.full, page.next, page.warnings) == (True, None, ())
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from service import model
-from service.sources import records, registry
+from service.sources import contract, records, registry
 
 TENANT = UUID("11111111-1111-1111-1111-111111111111")
 WINDOW = model.Window(datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 10, 1, 1, tzinfo=UTC))
@@ -31,12 +31,22 @@ def read(*incidents):
 
 
 def read_raw(body):
-    return XDR.read(body, WINDOW, TENANT)
+    return contract.whole(XDR.read(body, WINDOW, TENANT))
 
 
 def only(page):
     (found,) = page.incidents
     return found
+
+
+def test_alerts_count_for_the_steps_of_an_answer():
+    """Others have their turn after a hundred records, whatever they are, and the page is the same."""
+    body = json.dumps(
+        {"value": [incident(n, alerts=[alert(f"{n} {m}") for m in range(60)]) for n in range(5)]}
+    ).encode()
+    steps = XDR.read(body, WINDOW, TENANT)
+    assert len([*steps]) == 2  # before the third incident and the fifth
+    assert read_raw(body).nested == 300
 
 
 def test_alerts_are_cut_out():

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service import errors, model
-from service.sources import bodies, records, siem
+from service.sources import bodies, contract, records, siem
 
 SIEM = siem.Siem()
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "siem"
@@ -29,11 +29,11 @@ def record(**changed):
 
 
 def read(*values):
-    return SIEM.read(json.dumps(values).encode(), WINDOW, TENANT)
+    return read_raw(json.dumps(values).encode())
 
 
 def read_raw(body):
-    return SIEM.read(body, WINDOW, TENANT)
+    return contract.whole(SIEM.read(body, WINDOW, TENANT))
 
 
 def only(page):
@@ -361,6 +361,14 @@ def test_a_malformed_record_costs_only_itself(broken):
     (reject,) = page.rejects
     assert reject.raw == broken
     assert reject.reason.startswith(("not JSON: ", "not UTF-8: "))
+
+
+@pytest.mark.parametrize(("count", "steps"), [(0, 0), (99, 0), (100, 1), (1000, 10)])
+def test_a_large_answer_is_read_in_steps(count, steps):
+    """Whoever reads it can let others have their turn after each hundred records."""
+    body = json.dumps([record(FullId=str(n)) for n in range(count)]).encode()
+    assert len([*SIEM.read(body, WINDOW, TENANT)]) == steps
+    assert read_raw(body).items == count
 
 
 def test_the_newest_of_equal_keys_counts():

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service import clouds, errors, model, timestamps
-from service.sources import registry
+from service.sources import contract, registry
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TENANT = UUID("11111111-1111-1111-1111-111111111111")
@@ -99,7 +99,7 @@ def read_or_refuse(name, body):
     source = registry.get(name)
     asked = source.request(WINDOW, {})
     try:
-        page = source.read(body, WINDOW, TENANT, asked=asked, base_url="https://api.example")
+        page = contract.whole(source.read(body, WINDOW, TENANT, asked=asked, base_url="https://api.example"))
     except errors.BadBody as bad:
         failure = bad
     else:
