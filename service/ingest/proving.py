@@ -17,7 +17,7 @@ from uuid import UUID
 import structlog
 
 from service import errors, model, timestamps
-from service.ingest import reading
+from service.ingest import reading, unpacking
 from service.sources import contract
 from service.store import accesses, audit, invitations, pool, provings
 
@@ -135,7 +135,7 @@ async def _source(line: Line, name: str, each: accesses.Reading) -> list[Step]:
     try:
         request = source.request(window, each.parameters)
         async with line.sender.send(each.access, request) as answer:
-            page = contract.whole(source.read(answer.body, window, each.access.tenant.tenant_id))
+            page = await unpacking.read(source.read(answer.body, window, each.access.tenant.tenant_id))
     except errors.PollFailure as failure:
         return [*steps, _failed(name, "window", failure)]
     noun = "incident" if source.incidents else "alert"
