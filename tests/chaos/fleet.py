@@ -59,7 +59,6 @@ class Process:
 
     async def start(self) -> None:
         """Start it; in a session of its own, so that Ctrl-C is for the runner alone."""
-        self._ending = False
         with self.log.open("ab") as output:
             self._written = output.tell()
             self._running = await asyncio.create_subprocess_exec(
@@ -73,6 +72,8 @@ class Process:
                 start_new_session=True,
                 preexec_fn=_dies_with_us,
             )
+        # not before: `look` would take the one that was ended for one that ended by itself
+        self._ending = False
         self.lives.append([])
 
     def signal(self, number: signal.Signals) -> None:
