@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
-from service import errors, model
+from service import errors, model, timestamps
 from service.sources import bodies, contract, records, values
 
 _ALERTS: Final = "alerts"
@@ -89,7 +90,7 @@ class _Found:
         held = self.incidents.get(incident.incident_id)
         if held is not None:
             self.duplicates += 1
-        if held is None or held.last_update <= incident.last_update:
+        if held is None or _age(held) <= _age(incident):
             self.incidents[incident.incident_id] = incident
 
     def read(
@@ -112,9 +113,13 @@ class _Found:
             held = self.alerts.get(alert.full_id)
             if held is not None:
                 self.nested_duplicates += 1
-            if held is None or records.as_new(alert, held):
+            if held is None or records.age(held) <= records.age(alert):
                 self.alerts[alert.full_id] = alert
         return list(ids)
+
+
+def _age(incident: model.Incident) -> tuple[datetime, int]:
+    return incident.last_update, timestamps.beyond(incident.source_updated_text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def gather(pieces: bodies.Pieces, read_one: Callable[[msgspec.Raw], model.Alert]
         held = newest.get(alert.full_id)
         if held is not None:
             duplicates += 1
-        if held is None or as_new(alert, held):
+        if held is None or age(held) <= age(alert):
             newest[alert.full_id] = alert
     return model.Page(len(pieces.records), tuple(newest.values()), tuple(rejects), duplicates)
 
@@ -90,11 +90,9 @@ def one(
     return msgspec.structs.replace(alert, content_hash=content_hash(exact), raw_exact=exact)
 
 
-def as_new(alert: model.Alert, held: model.Alert) -> bool:
-    """Whether an alert is at least as new as another one of its key, to the last digit: an answer may have the newest first."""
-    if alert.last_processed_at != held.last_processed_at:
-        return alert.last_processed_at > held.last_processed_at
-    return timestamps.beyond(alert.source_updated_text) >= timestamps.beyond(held.source_updated_text)
+def age(alert: model.Alert) -> tuple[datetime, int]:
+    """What tells versions of one key apart, to the last digit: an answer may have the newest first."""
+    return alert.last_processed_at, timestamps.beyond(alert.source_updated_text)
 
 
 def reject(failure: Unstorable, piece: msgspec.Raw, exact: bytes | None) -> model.Reject:

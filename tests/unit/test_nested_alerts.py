@@ -165,6 +165,22 @@ def test_the_newest_counts():
     assert [each.alert_ids for each in page.incidents] == [["a", "b"], ["b"]]
 
 
+def test_the_last_digit_tells_versions_apart():
+    """Of an incident and of an alert inside, whichever comes first."""
+    page = read(
+        incident(1, updated="2026-10-01T00:30:00.0000009Z", alerts=[], status="Resolved"),
+        incident(
+            1,
+            updated="2026-10-01T00:30:00.0000008Z",
+            alerts=[
+                alert("a", "2026-10-01T00:20:00.0000002Z", title="new"),
+                alert("a", "2026-10-01T00:20:00.0000001Z", title="old"),
+            ],
+        ),
+    )
+    assert (only(page).status, [each.title for each in page.alerts]) == ("resolved", ["new"])
+
+
 def test_the_hash_is_of_content_not_of_order():
     """The same alerts in another order are no change of the incident; another alert is, another version of one is not."""
 
